@@ -1,0 +1,122 @@
+"""ChannelGraph: which channels live and die together, on which tensor axes they occur, and which may not be cut.
+
+Units are numbered 0..n_units-1 over the ORIGINAL network and keep their numbers after cuts: a graph restricted to
+the units that are kept describes the cut network, so that rounds never compound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Binding", "ChannelGraph", "Group", "Layer", "Pin", "Units", "ValueAxis"]
+
+Units = NDArray[np.int64]
+Keep = NDArray[np.bool_]
+Role = Literal["out", "in", "along"]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The unit at each index of one tensor axis. `role`: a producer's output, a reader's input, or along."""
+
+    tensor: str
+    dim: int
+    units: Units
+    role: Role
+
+    def restrict(self, keep: Keep) -> Binding:
+        return replace(self, units=self.units[keep[self.units]])
+
+
+@dataclass(frozen=True)
+class ValueAxis:
+    """The axis along which an activation's channels lie, and the unit at each index."""
+
+    axis: int
+    units: Units
+
+    def restrict(self, keep: Keep) -> ValueAxis:
+        return replace(self, units=self.units[keep[self.units]])
+
+
+@dataclass(frozen=True)
+class Group:
+    """The width of a layer: the units of producers that share output axes, in the first producer's order."""
+
+    name: str
+    units: Units
+    producers: tuple[str, ...]
+    readers: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Units that may not be cut, and why: the reason and the source line."""
+
+    units: Units
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weighted call site: macs(keep) = factor * |inputs kept| * |outputs kept| / groups kept, at batch 1."""
+
+    name: str
+    kind: str
+    node: str
+    factor: int
+    inputs: Units
+    outputs: Units
+    per_channel: bool
+    parts: int
+    tensors: tuple[str, ...]
+
+    def restrict(self, keep: Keep) -> Layer:
+        return replace(self, inputs=self.inputs[keep[self.inputs]], outputs=self.outputs[keep[self.outputs]])
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """What `analyse` found. Arrays hold unit numbers over the original network."""
+
+    n_units: int
+    groups: tuple[Group, ...]
+    bindings: tuple[Binding, ...]
+    pins: tuple[Pin, ...]
+    values: Mapping[str, ValueAxis]
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of every parameter and buffer by name (of the network that this graph describes)."""
+    itemsizes: Mapping[str, int]
+
+    @property
+    def free(self) -> Keep:
+        """bool [n_units]: units that may be cut."""
+        free = np.zeros(self.n_units, dtype=np.bool_)
+        for group in self.groups:
+            free[group.units] = True
+        for pin in self.pins:
+            free[pin.units] = False
+        return free
+
+    @property
+    def all(self) -> Keep:
+        """The keep-set of the uncut network: bool [n_units], all True."""
+        return np.ones(self.n_units, dtype=np.bool_)
+
+    def group(self, name: str) -> Group:
+        """The group of that name. KeyError when there is none."""
+        return next(g for g in self.groups if g.name == name)
+
+    def of(self, group: Group, role: Role) -> tuple[Binding, ...]:
+        """The bindings in that role that touch the group's units."""
+        inside = np.zeros(self.n_units, dtype=np.bool_)
+        inside[group.units] = True
+        return tuple(b for b in self.bindings if b.role == role and bool(inside[b.units].any()))

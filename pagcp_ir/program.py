@@ -1,0 +1,73 @@
+"""Program: a traced network that nothing mutates: an fx graph, its tensors, and the shape of every value.
+
+Every node carries `meta["value"]` (a fake tensor, an int, or a container of them, at batch 2) and `meta["where"]`
+("model.py:12", the user's source line, never a machine path).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+__all__ = ["Program", "TensorSpec"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One positional input: its shape, batch first, and its dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    def example(
+        self, batch: int, generator: torch.Generator, size: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """A random tensor of shape [batch, *shape[1:]]; `size` replaces the dims after the channels."""
+        shape = (batch, *self.shape[1:])
+        if size is not None and len(shape) == 2 + len(size):
+            shape = (*shape[:2], *size)
+        if self.dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(self.dtype)
+        return torch.randint(0, 2, shape, generator=generator).to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced network in eval mode. `module` is shared, never mutated: take `copy()` to train or mask it."""
+
+    module: fx.GraphModule
+    inputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def copy(self) -> fx.GraphModule:
+        """A deep copy of the module, free to be trained, masked or moved."""
+        return copy.deepcopy(self.module)
+
+    def example_inputs(
+        self, batch: int = 2, seed: int = 0, size: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Seeded random inputs, one per positional argument, each [batch, ...]."""
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(spec.example(batch, generator, size) for spec in self.inputs)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers by name, a tensor that is shared under its first name only."""
+        found = dict(self.module.named_parameters())
+        found.update(dict(self.module.named_buffers()))
+        return found
+
+    def text(self) -> str:
+        """The program as text, one value a line: `name: f32[2, 16, 8, 8] = op(arguments)`."""
+        from pagcp_ir.text import program_text
+
+        return program_text(self)
+
+    def run(self, inputs: Sequence[Tensor]) -> Any:
+        """The outputs in eval mode without gradients."""
+        with torch.no_grad():
+            return self.module(*inputs)
