@@ -1,0 +1,172 @@
+"""What the user is told when something expected goes wrong: place, stable code, message, hint.
+
+Text form (DESIGN section 9): `face.yaml:14:7  error[S104]: message` and an indented hint line. Every code is one entry of CODES.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+__all__ = [
+    "CODES",
+    "DataError",
+    "Diagnostic",
+    "EmitError",
+    "GraphError",
+    "PagcpError",
+    "PassError",
+    "PlanError",
+    "SpecError",
+    "TraceError",
+    "VerifyError",
+    "nearest",
+]
+
+CODES: dict[str, str] = {
+    # the spec file
+    "S100": "the spec, or a file that it extends, cannot be read",
+    "S101": "the file is not valid YAML, or uses a part of YAML that specs do not have",
+    "S102": "a key occurs twice in one mapping",
+    "S103": "a key is not known at this place",
+    "S104": "a value is out of its range",
+    "S105": "a value has the wrong type",
+    "S106": "a key that is needed is missing",
+    "S107": "a name is not one of those that are known",
+    "S108": "a feature that has a name but is not available in this version",
+    "S109": "a quantity such as 40%, 1pp, 1.2G or 20MB cannot be read, or has the wrong unit here",
+    "S110": "keys that exclude each other are given together, or none of them is given",
+    "S111": "two tasks have the same name",
+    "S112": "a file that the spec names does not exist, or has the wrong extension",
+    "S113": "a pass needs tasks or data that the spec does not give",
+    "S114": "files extend each other in a circle",
+    "S115": "an environment variable that the spec uses is not set",
+    "S116": "an override (--set) cannot be read or applied",
+    "S117": "the file is too large, too deep, or expands to too many values",
+    "S118": "a name does not have the form that is needed here, such as module:callable",
+    # the plan
+    "L801": "the plan cannot be read, or is not valid JSON",
+    "L802": "the plan is JSON but not a plan",
+    "L803": "the plan has a version that is not known",
+    "L804": "the plan was made for another network (its fingerprint differs)",
+}
+
+Severity = Literal["error", "warning"]
+_COLUMN = re.compile(r":(\d+):(\d+)$")
+_MAX_LINE = 100
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One finding. `where` is "file:line:col" or any shorter place; `line` is the offending source line, where known."""
+
+    code: str
+    message: str
+    where: str = ""
+    hint: str = ""
+    severity: Severity = "error"
+    line: str = ""
+
+    def render(self, *, excerpt: bool = False) -> str:
+        """The text form; `excerpt` adds the offending source line with a caret under the column."""
+        place = f"{self.where}  " if self.where else ""
+        parts = [f"{place}{self.severity}[{self.code}]: {self.message}"]
+        if excerpt:
+            parts += self._excerpt()
+        if self.hint:
+            parts.append(f"  hint: {self.hint}")
+        return "\n".join(parts)
+
+    def to_dict(self) -> dict[str, str]:
+        """The same data for `--json`."""
+        return {
+            "severity": self.severity,
+            "code": self.code,
+            "where": self.where,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+    def _excerpt(self) -> list[str]:
+        place = _COLUMN.search(self.where)
+        if place is None or not self.line.strip():
+            return []
+        number, column = place[1], int(place[2]) - 1
+        # a long line is cut around the column; control characters never reach the terminal
+        start = max(0, column - _MAX_LINE // 2) if len(self.line) > _MAX_LINE else 0
+        shown = "".join(c if c.isprintable() else " " for c in self.line[start : start + _MAX_LINE])
+        gutter = " " * len(number)
+        return [f"  {number} | {shown}", f"  {gutter} | {' ' * (column - start)}^"]
+
+
+_E = TypeVar("_E", bound="PagcpError")
+
+
+class PagcpError(Exception):
+    """An expected failure. `diagnostics` says all that is known of it; `exit_code` is that of the command line."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics: tuple[Diagnostic, ...] = tuple(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self, *, excerpt: bool = False) -> str:
+        """All diagnostics in text form, one after the other."""
+        return "\n".join(d.render(excerpt=excerpt) for d in self.diagnostics)
+
+    @classmethod
+    def one(cls: type[_E], code: str, message: str, where: str = "", hint: str = "") -> _E:
+        """The error with a single diagnostic."""
+        return cls((Diagnostic(code, message, where, hint),))
+
+
+class SpecError(PagcpError):
+    """S1xx: the spec, or what was given on the command line, is wrong."""
+
+    exit_code = 2
+
+
+class TraceError(PagcpError):
+    """T2xx: the network cannot be traced."""
+
+
+class GraphError(PagcpError):
+    """G3xx: the channel graph offers nothing to cut, or names do not match it."""
+
+
+class PassError(PagcpError):
+    """P4xx: a pass cannot do what was asked (an infeasible budget, ...)."""
+
+
+class VerifyError(PagcpError):
+    """V5xx: the rewritten network does not equal the masked original."""
+
+
+class EmitError(PagcpError):
+    """E6xx: an artifact cannot be written or does not reload."""
+
+
+class DataError(PagcpError):
+    """D7xx: data, loader, loss or metric do not fit."""
+
+
+class PlanError(PagcpError):
+    """L8xx: a plan is unreadable or belongs to another network."""
+
+
+def nearest(word: str, known: Sequence[str], *, listed: int = 12) -> str:
+    """A hint for an unknown name: the closest known ones, or else the list of them."""
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    if not known:
+        return ""
+    more = ", ..." if len(known) > listed else ""
+    return "known: " + ", ".join(known[:listed]) + more
