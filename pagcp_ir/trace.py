@@ -1,0 +1,263 @@
+"""Trace a module into a Program with torch.fx, each proxy carrying the value it stands for.
+
+Because a proxy knows its shape, `list(x.chunk(2, 1))`, `b, c, h, w = x.shape`, `len(xs)` and `range(x.shape[1])` work.
+Sizes stay nodes of the graph where they can; a branch on data is refused with its source line. A sub-module that
+cannot be traced becomes an opaque leaf, and tracing starts over.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
+from torch.utils import _pytree as pytree
+
+from pagcp_ir.program import Program, TensorSpec
+from pagcp_ir.source import user_line
+from pagcp_ir.values import fake_mode, fake_of, propagate, real_run
+from specs.diagnostics import TraceError
+
+__all__ = ["trace"]
+
+TRACE_BATCH = 2
+"""Batch size of the example: 1 would hide the batch axis in broadcasts."""
+
+
+def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
+    """Trace `model` in eval mode on inputs of these shapes (their batch size is replaced by 2).
+
+    The model is copied first and left as it was. Raises TraceError T2xx naming the source line.
+    """
+    root = copy.deepcopy(_unwrapped(model)).eval()
+    leaves: dict[str, str] = {}
+    while True:
+        tracer = _ShapeTracer(inputs, leaves)
+        try:
+            graph = tracer.trace(root)
+        except _SubmoduleFailed as failed:
+            leaves[failed.path] = failed.reason
+            continue
+        break
+    module = fx.GraphModule(root, graph, class_name=type(root).__name__).eval()
+    _drop_assertions(module)
+    _dropout_to_modules(module)
+    module.recompile()
+    propagate(module, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
+    for node in module.graph.nodes:
+        if node.op == "call_module" and node.target in leaves:
+            node.meta["opaque"] = leaves[node.target]
+    notes = tuple(f"{path}: {reason}" for path, reason in leaves.items())
+    return Program(module, tuple(inputs), notes)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+class _SubmoduleFailed(Exception):
+    """Tracing inside a sub-module failed: it becomes a leaf."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class _ValueProxy(fx.Proxy):
+    """A proxy that knows its value: a fake tensor, or a plain Python value for sizes."""
+
+    @property
+    def value(self) -> Any:
+        return self.node.meta["value"]
+
+    def __getattr__(self, k: str) -> Any:
+        return _ValueAttribute(self, k)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[i] for i in range(len(self.value))])
+
+    def __bool__(self) -> bool:
+        return bool(self._concrete("a branch"))
+
+    def __index__(self) -> int:
+        return operator.index(self._concrete("an index"))
+
+    def __int__(self) -> int:
+        return int(self._concrete("int()"))
+
+    def __float__(self) -> float:
+        return float(self._concrete("float()"))
+
+    def _concrete(self, use: str) -> Any:
+        if isinstance(self.value, Tensor):
+            raise TraceError.one(
+                "T201",
+                f"the control flow depends on data: {use} reads the value of `{self.node.name}`",
+                where=user_line(),
+                hint="compute both sides and select with torch.where, or move the branch out of forward",
+            )
+        return self.value
+
+
+class _ValueAttribute(_ValueProxy):
+    """`x.shape`: becomes a node only when it is used as a value rather than called."""
+
+    def __init__(self, root: _ValueProxy, attr: str) -> None:
+        self.root, self.attr = root, attr
+        self.tracer = root.tracer
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+class _ShapeTracer(fx.Tracer):
+    """torch.fx's tracer with values on proxies, buffers as nodes, and opaque leaves."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, inputs: Sequence[TensorSpec], leaves: dict[str, str]) -> None:
+        super().__init__(param_shapes_constant=False)
+        self.specs, self.leaves, self.mode = tuple(inputs), leaves, fake_mode()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _ValueProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        named["proxy_factory_fn"] = None
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest[:2], **named)
+        proxy.node.meta["where"] = user_line() if kind != "placeholder" else ""
+        if kind != "placeholder":
+            proxy.node.meta["value"] = self._evaluate(proxy.node)
+        return proxy
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        names = _argument_names(root_fn, len(self.specs), type(self.root).__name__)
+        proxies = []
+        for name, spec in zip(names, self.specs, strict=True):
+            proxy = self.create_proxy("placeholder", name, (), {})
+            proxy.node.meta["value"] = fake_of((TRACE_BATCH, *spec.shape[1:]), spec.dtype, self.mode)
+            proxies.append(proxy)
+        return root_fn, [self.root, *proxies]
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        path = self.path_of_module(m)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except _SubmoduleFailed:
+            raise
+        except Exception as error:
+            if self.is_leaf_module(m, path) or not path:
+                raise
+            raise _SubmoduleFailed(path, _reason(error)) from error
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        try:
+            return super().trace(root, concrete_args)
+        except (TraceError, _SubmoduleFailed):
+            raise
+        except Exception as error:
+            raise TraceError.one(
+                "T202",
+                f"{type(root).__name__} cannot be traced: {type(error).__name__}: {error}",
+                where=user_line(error.__traceback__),
+                hint="move what fails into a sub-module of its own: it is then kept whole and the rest is cut",
+            ) from error
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+        call = self._callable(node)
+        with _maybe_revert_all_patches(), torch.no_grad():
+            try:
+                with self.mode:
+                    return call(*args, **kwargs)
+            except Exception:
+                if not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs))):
+                    raise
+                return real_run(self.mode, call, args, kwargs)
+
+    def _callable(self, node: fx.Node) -> Callable[..., Any]:
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))
+        if node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            return lambda: getattr(self.root.get_submodule(path), name)
+        if node.op == "call_method":
+            return lambda self_, *a, **k: getattr(self_, str(node.target))(*a, **k)
+        assert callable(node.target)
+        return node.target
+
+
+def _argument_names(forward: Callable[..., Any], count: int, model: str) -> list[str]:
+    parameters = list(inspect.signature(inspect.unwrap(forward)).parameters.values())[1:]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return [f"input_{i}" for i in range(count)]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if not len(required) <= count <= len(positional):
+        raise TraceError.one(
+            "T203",
+            f"{model}.forward takes {len(required)} inputs ({', '.join(p.name for p in required)}), got {count}",
+            hint="give one shape per positional input under model.inputs, or wrap the model with model.adapter",
+        )
+    return [p.name for p in positional[:count]]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TraceError):
+        first = error.diagnostics[0]
+        return f"{first.message} ({first.where})" if first.where else first.message
+    where = user_line(error.__traceback__)
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where})"
+
+
+def _drop_assertions(module: fx.GraphModule) -> None:
+    """Assertions on shapes were decided while tracing; what fed them goes too."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target in (torch._assert, torch._check):
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+
+
+def _dropout_to_modules(module: fx.GraphModule) -> None:
+    """Turn functional dropout (off while tracing) into modules, so that train mode means something."""
+    table = {
+        nn.functional.dropout: nn.Dropout,
+        nn.functional.dropout2d: nn.Dropout2d,
+        nn.functional.dropout3d: nn.Dropout3d,
+    }
+    for node in list(module.graph.nodes):
+        kind = table.get(node.target) if node.op == "call_function" else None
+        if kind is None:
+            continue
+        rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+        if training:  # always on, also in eval: not ours to change
+            continue
+        name = f"{node.name}_module"
+        module.add_submodule(name, kind(rate).eval())
+        with module.graph.inserting_before(node):
+            new = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)

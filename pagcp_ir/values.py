@@ -1,0 +1,82 @@
+"""Shapes of every value, found by running the graph on fake tensors: no arithmetic, no random data.
+
+A node whose op has no fake implementation (a user's opaque module) is run once on random data instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+__all__ = ["fake_mode", "fake_of", "propagate", "real_run", "shape_of"]
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode in which real parameters may meet fake activations."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def fake_of(shape: Sequence[int], dtype: torch.dtype, mode: FakeTensorMode) -> Tensor:
+    """A fake tensor of that shape: it has a dtype and strides, but no data."""
+    with mode:
+        return torch.empty(tuple(shape), dtype=dtype)
+
+
+def real_run(mode: FakeTensorMode, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run `call` on seeded random data in place of fake tensors and return the result as fake tensors."""
+    generator = torch.Generator().manual_seed(0)
+
+    def realise(value: Any) -> Any:
+        if not isinstance(value, FakeTensor):
+            return value
+        if value.dtype.is_floating_point:
+            return torch.rand(value.shape, generator=generator, dtype=torch.float32).to(value.dtype)
+        return torch.zeros(value.shape, dtype=value.dtype)
+
+    real_args, real_kwargs = pytree.tree_map(realise, (args, kwargs))
+    with torch.no_grad():
+        result = call(*real_args, **real_kwargs)
+    return pytree.tree_map(
+        lambda v: fake_of(v.shape, v.dtype, mode) if isinstance(v, Tensor) else v, result
+    )
+
+
+class _Propagator(fx.Interpreter):
+    """Interpret the graph under a fake mode and leave each node's value in `meta["value"]`."""
+
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.mode = mode
+
+    def run_node(self, n: fx.Node) -> Any:
+        with torch.no_grad():
+            value = self._evaluate(n)
+        n.meta["value"] = value
+        return value
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        try:
+            with self.mode:
+                return super().run_node(node)
+        except Exception:
+            if node.op not in ("call_module", "call_function", "call_method"):
+                raise
+            args, kwargs = self.fetch_args_kwargs_from_env(node)
+            run = getattr(self, node.op)
+            return real_run(self.mode, lambda *a, **k: run(node.target, a, k), args, kwargs)
+
+
+def propagate(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], torch.dtype]]) -> None:
+    """Fill `meta["value"]` of every node for inputs of these shapes and dtypes. Raises what the network raises."""
+    mode = fake_mode()
+    _Propagator(module, mode).run(*(fake_of(shape, dtype, mode) for shape, dtype in inputs))
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """The shape of a tensor value, None for anything else."""
+    return tuple(int(s) for s in value.shape) if isinstance(value, Tensor) else None
