@@ -1,6 +1,7 @@
 """What the user is told when something expected goes wrong: place, stable code, message, hint.
 
-Text form (DESIGN section 9): `face.yaml:14:7  error[S104]: message` and an indented hint line. Every code is one entry of CODES.
+Text form (DESIGN section 9): `face.yaml:14:7  error[S104]: message` and an indented hint line.
+Every code is one entry of CODES.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _MAX_LINE = 100
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding. `where` is "file:line:col" or any shorter place; `line` is the offending source line, where known."""
+    """One finding. `where` is "file:line:col" or any shorter place; `line` is the offending line, where known."""
 
     code: str
     message: str
@@ -106,7 +107,7 @@ _E = TypeVar("_E", bound="PagcpError")
 
 
 class PagcpError(Exception):
-    """An expected failure. `diagnostics` says all that is known of it; `exit_code` is that of the command line."""
+    """An expected failure. `diagnostics` says all that is known of it; `exit_code` is the command line's."""
 
     exit_code: ClassVar[int] = 1
 
