@@ -62,7 +62,7 @@ _MAX_LINE = 100
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding. `where` is "file:line:col" or any shorter place; `line` is the offending line, where known."""
+    """One finding. `where`: "file:line:col" or any shorter place; `line`: the offending line, where known."""
 
     code: str
     message: str

@@ -127,7 +127,7 @@ class Plan:
 
     @staticmethod
     def from_json(text: str, where: str = "plan.json") -> Plan:
-        """The plan of that text. PlanError names the place in the JSON; no other exception, whatever the text."""
+        """The plan of that text. PlanError, and no other exception, names the place in the JSON."""
         from specs.plan_reader import plan_of_json
 
         return plan_of_json(text, where)
@@ -180,7 +180,7 @@ class Verdict:
 
 
 def ranges(indices: Iterable[int]) -> tuple[Range, ...]:
-    """Ascending indices as inclusive ranges: 0 1 2 5 -> (0, 2), (5, 5). ValueError when they do not ascend."""
+    """Ascending indices as inclusive ranges: 0 1 2 5 -> (0, 2), (5, 5). ValueError if they do not ascend."""
     found: list[list[int]] = []
     for index in map(int, indices):
         if found and index <= found[-1][1]:

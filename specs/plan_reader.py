@@ -1,7 +1,7 @@
-"""Reading plan.json: every way in which the text is not a plan becomes a PlanError that names the place in the JSON.
+"""Reading plan.json: whatever is wrong with the text becomes a PlanError that names the place in the JSON.
 
-Nothing is trusted: widths are bounded and checked before ranges are expanded, so that a small file cannot ask for
-much memory.
+Nothing is trusted: widths are bounded and checked before ranges are expanded, so that a small file cannot ask
+for much memory.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def text_of_plan(path: Path) -> str:
 def plan_of_json(text: str, where: str) -> Plan:
     """The plan of that text, every value checked. PlanError otherwise."""
     place = _Place(where, "", _parsed(text, where))
+    place.check_version()
     top = place.fields("version", "fingerprint", "costs", "cuts", "pins", "layers", "tensors")
-    if top["version"].integer() != VERSION:
-        top["version"].refuse(f"must be {VERSION}, got {top['version'].value}", code="L803")
     costs = top["costs"].fields("before", "after")
     budget = _Budget(2 * MAX_WIDTH)
     plan = Plan(
@@ -124,13 +123,19 @@ class _Place:
                 self.refuse(f"has no key {name}")
         return found
 
+    def check_version(self) -> None:
+        """First of all, because another version may have other fields."""
+        version = dict(self.entries()).get("version")
+        if version is not None and version.integer() != VERSION:
+            version.refuse(f"must be {VERSION}, got {version.value}", code="L803")
+
     def ranges(self, width: int) -> tuple[Range, ...]:
-        """Ascending inclusive ranges that do not touch (so that equal sets are written alike), below `width`."""
+        """Ascending inclusive ranges below `width` that do not touch, so that equal sets are written alike."""
         found: list[Range] = []
         for item in self.items():
             pair = [number.integer(0, width - 1) for number in item.items()]
             if len(pair) != 2 or pair[0] > pair[1]:
-                item.refuse(f"must be a range [first, last], got {_shown(item.value)}")
+                item.refuse(f"must be a range [first, last], got {pair}")
             if found and pair[0] <= found[-1][1] + 1:
                 item.refuse("must start above the range before it, with a gap")
             found.append((pair[0], pair[1]))
@@ -139,31 +144,49 @@ class _Place:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real
+        )
     except json.JSONDecodeError as error:
         problem = error.msg[:1].lower() + error.msg[1:]
         place = f"{where}:{error.lineno}:{error.colno}"
         raise PlanError.one("L801", f"the plan is not valid JSON: {problem}", place) from error
     except RecursionError as error:
         raise PlanError.one("L801", "the plan is not valid JSON: nested too deeply", where) from error
-    except ValueError as error:  # a repeated key, NaN, or an integer of thousands of digits
-        raise PlanError.one("L801", f"the plan is not valid JSON: {str(error).lower()}", where) from error
+    except _Refused as error:
+        raise PlanError.one("L801", f"the plan is not valid JSON: {error}", where) from error
+
+
+class _Refused(Exception):
+    """JSON that the standard library would accept."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {_shown(key)} occurs twice in one object")
+            raise _Refused(f"the key {_shown(key)} occurs twice in one object")
         found[key] = value
     return found
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that JSON has")
+    raise _Refused(f"{name} is not a number that JSON has")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise _Refused(f"a number of {len(digits)} digits is too large")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    raise _Refused(f"plans hold whole numbers only, got {digits[:20]}")
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
