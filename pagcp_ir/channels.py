@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Binding", "ChannelGraph", "Group", "Layer", "Pin", "Units", "ValueAxis"]
+__all__ = ["Binding", "ChannelGraph", "Group", "Layer", "Pin", "TensorInfo", "Units", "ValueAxis"]
 
 Units = NDArray[np.int64]
 Keep = NDArray[np.bool_]
@@ -82,9 +83,18 @@ class Layer:
         return replace(self, inputs=self.inputs[keep[self.inputs]], outputs=self.outputs[keep[self.outputs]])
 
 
+@dataclass(frozen=True)
+class TensorInfo:
+    """A parameter or buffer of the network that the graph describes."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    is_parameter: bool
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
-    """What `analyse` found. Arrays hold unit numbers over the original network."""
+    """What `analyse` found. Arrays hold unit numbers over the original network; the last unit is always kept."""
 
     n_units: int
     groups: tuple[Group, ...]
@@ -92,9 +102,7 @@ class ChannelGraph:
     pins: tuple[Pin, ...]
     values: Mapping[str, ValueAxis]
     layers: tuple[Layer, ...]
-    shapes: Mapping[str, tuple[int, ...]]
-    """Shape of every parameter and buffer by name (of the network that this graph describes)."""
-    itemsizes: Mapping[str, int]
+    tensors: Mapping[str, TensorInfo]
 
     @property
     def free(self) -> Keep:
@@ -111,12 +119,36 @@ class ChannelGraph:
         """The keep-set of the uncut network: bool [n_units], all True."""
         return np.ones(self.n_units, dtype=np.bool_)
 
+    @cached_property
+    def distinct_axes(self) -> tuple[Units, ...]:
+        """The units along every axis of a tensor or an activation, equal axes once."""
+        axes = [b.units for b in self.bindings] + [v.units for v in self.values.values()]
+        return tuple({axis.tobytes(): axis for axis in axes}.values())
+
     def group(self, name: str) -> Group:
         """The group of that name. KeyError when there is none."""
-        return next(g for g in self.groups if g.name == name)
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
 
     def of(self, group: Group, role: Role) -> tuple[Binding, ...]:
         """The bindings in that role that touch the group's units."""
         inside = np.zeros(self.n_units, dtype=np.bool_)
         inside[group.units] = True
         return tuple(b for b in self.bindings if b.role == role and bool(inside[b.units].any()))
+
+    def restrict(self, keep: Keep) -> ChannelGraph:
+        """The graph of the network from which all other units are cut; units and groups keep their numbers."""
+        sizes = {(b.tensor, b.dim): int(keep[b.units].sum()) for b in self.bindings}
+        tensors = {
+            name: replace(info, shape=tuple(sizes.get((name, d), s) for d, s in enumerate(info.shape)))
+            for name, info in self.tensors.items()
+        }
+        return replace(
+            self,
+            bindings=tuple(b.restrict(keep) for b in self.bindings),
+            values={name: value.restrict(keep) for name, value in self.values.items()},
+            layers=tuple(layer.restrict(keep) for layer in self.layers),
+            tensors=tensors,
+        )

@@ -24,9 +24,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
 
-    def example(
-        self, batch: int, generator: torch.Generator, size: tuple[int, ...] | None = None
-    ) -> Tensor:
+    def example(self, batch: int, generator: torch.Generator, size: tuple[int, ...] | None = None) -> Tensor:
         """A random tensor of shape [batch, *shape[1:]]; `size` replaces the dims after the channels."""
         shape = (batch, *self.shape[1:])
         if size is not None and len(shape) == 2 + len(size):

@@ -15,7 +15,7 @@ _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
 
 
 def user_line(trace: TracebackType | None = None) -> str:
-    """"model.py:12" of the innermost frame outside torch and this package; "" when there is none."""
+    """ "model.py:12" of the innermost frame outside torch and this package; "" when there is none."""
     frames: list[tuple[str, int]] = []
     if trace is None:
         frame = sys._getframe(1)

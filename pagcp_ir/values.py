@@ -41,9 +41,7 @@ def real_run(mode: FakeTensorMode, call: Callable[..., Any], args: Any, kwargs: 
     real_args, real_kwargs = pytree.tree_map(realise, (args, kwargs))
     with torch.no_grad():
         result = call(*real_args, **real_kwargs)
-    return pytree.tree_map(
-        lambda v: fake_of(v.shape, v.dtype, mode) if isinstance(v, Tensor) else v, result
-    )
+    return pytree.tree_map(lambda v: fake_of(v.shape, v.dtype, mode) if isinstance(v, Tensor) else v, result)
 
 
 class _Propagator(fx.Interpreter):

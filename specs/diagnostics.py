@@ -48,11 +48,32 @@ CODES: dict[str, str] = {
     "S116": "an override (--set) cannot be read or applied",
     "S117": "the file is too large, too deep, or expands to too many values",
     "S118": "a name does not have the form that is needed here, such as module:callable",
+    # the artifacts
+    "E601": "a module cannot be written as source that needs only torch",
+    "E602": "an operation of the network cannot be written as source that needs only torch",
+    "E603": "a tensor has a type that safetensors cannot hold",
+    "E604": "model.py, once written, does not give the outputs of the network",
+    "E605": "torch.export cannot export the network",
+    "E606": "model.pt2, once written, does not give the outputs of the network",
+    "E607": "the network cannot be exported to ONNX",
+    "E608": "model.onnx, run by onnxruntime, does not give the outputs of the network",
+    # tracing
+    "T201": "the control flow of the network depends on data",
+    "T202": "the network cannot be traced",
+    "T203": "the network takes another number of inputs than the spec gives",
+    # the channel graph
+    "G301": "nothing may be cut",
+    "G302": "a glob of model.protect matches no layer",
+    "G303": "a value of the cut network would not have the shape that its channels ask for",
+    # verification
+    "V501": "the rewritten network differs from the masked original",
+    "V502": "the cut cannot be proven to be exact",
     # the plan
     "L801": "the plan cannot be read, or is not valid JSON",
     "L802": "the plan is JSON but not a plan",
     "L803": "the plan has a version that is not known",
     "L804": "the plan was made for another network (its fingerprint differs)",
+    "L805": "the plan names groups or widths that the network does not have",
 }
 
 Severity = Literal["error", "warning"]

@@ -1,0 +1,218 @@
+"""Run a program on labels and read off its channel graph: units, groups, bindings, pins (DESIGN section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pagcp_ir.channels import Binding, ChannelGraph, Group, Layer, Pin, TensorInfo, Units, ValueAxis
+from pagcp_ir.labels import Labels, RawPin, Ref, through, varying
+from pagcp_ir.program import Program
+from pagcp_ir.protect import pin_protected
+from pagcp_ir.rules import op_of
+from pagcp_ir.site import Site
+from pagcp_ir.text import op_name
+
+__all__ = ["analyse"]
+
+
+def analyse(program: Program, protect: Sequence[str] = ()) -> ChannelGraph:
+    """The channel graph of a program; `protect`: globs of layers whose outputs (`:in`: inputs) stay whole.
+
+    Raises GraphError when a glob matches no layer.
+    """
+    labels, values = _run(program)
+    pin_protected(labels, protect)
+    roots = labels.settle(values)
+    return _graph(program, labels, values, roots)
+
+
+def _run(program: Program) -> tuple[Labels, dict[str, Tensor]]:
+    """Interpret the graph on labels. Returns the labels and every tensor value by node name."""
+    labels, env, values = Labels(), {}, {}
+    modules = dict(program.module.named_modules(remove_duplicate=False))
+    names = {id(t): name for name, t in reversed(list(program.tensors().items()))}
+    for node in program.module.graph.nodes:
+        labels.where, labels.op = node.meta.get("where", ""), _title(node, modules)
+        env[node] = _node(program, node, labels, env, modules, names)
+        if isinstance(env[node], Tensor):
+            values[node.name] = env[node]
+    return labels, values
+
+
+def _node(
+    program: Program,
+    node: fx.Node,
+    labels: Labels,
+    env: Mapping[fx.Node, Any],
+    modules: Mapping[str, nn.Module],
+    names: Mapping[int, str],
+) -> Any:
+    if node.op == "placeholder":
+        return labels.fixed(tuple(node.meta["value"].shape), f"the graph input `{node.name}`")
+    if node.op == "get_attr":
+        return _reference(program, node, labels, names)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
+    if node.op == "output":
+        _pin_outputs(labels, node.args[0], args[0])
+        return None
+    if not any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta["value"])):
+        return node.meta["value"]  # sizes: nothing of them is a channel
+    module = modules[str(node.target)] if node.op == "call_module" else None
+    return op_of(node, modules).labels(Site(labels, node, args, kwargs, module, names))
+
+
+def _reference(program: Program, node: fx.Node, labels: Labels, names: Mapping[int, str]) -> Any:
+    path, _, name = str(node.target).rpartition(".")
+    tensor = getattr(program.module.get_submodule(path), name)
+    if id(tensor) in names:
+        return Ref(names[id(tensor)], tensor)
+    return labels.fixed(tuple(tensor.shape), f"the constant `{node.target}`")
+
+
+def _pin_outputs(labels: Labels, nodes: Any, outputs: Any) -> None:
+    sources = [n for n in pytree.tree_leaves(nodes)]
+    for source, (path, leaf) in zip(sources, pytree.tree_flatten_with_path(outputs)[0], strict=False):
+        if isinstance(leaf, Tensor):
+            labels.where = source.meta.get("where", "") if isinstance(source, fx.Node) else ""
+            name = pytree.keystr(path).replace("['", "").replace("']", "")
+            labels.pin(leaf, f"is the graph output `{name}`" if name else "is the graph output")
+
+
+def _title(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    if node.op == "call_module":
+        return f"{node.target}: {type(modules[str(node.target)]).__name__}"
+    return op_name(node, modules).lstrip(".")
+
+
+def _graph(
+    program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]
+) -> ChannelGraph:
+    """Number the classes, with one more unit for all positions that are always there."""
+    always = int(roots.max()) + 1 if roots.size else 0
+
+    def units(vector: Tensor) -> Units:
+        raw = vector.numpy().astype(np.int64)
+        return np.where(raw >= 0, roots[np.maximum(raw, 0)] if roots.size else raw, always)
+
+    axes = {n: found for n, v in values.items() if (found := _value_axis(v, roots, always)) is not None}
+    bindings = [
+        Binding(name, dim, units(vector), labels.roles[name, dim])
+        for (name, dim), vector in labels.axes.items()
+    ]
+    bindings += _whole_bindings(labels, roots, always, {(b.tensor, b.dim) for b in bindings})
+    layers = tuple(
+        Layer(
+            r.name,
+            r.kind,
+            r.node,
+            r.factor,
+            units(r.inputs),
+            units(r.outputs),
+            r.per_channel,
+            r.parts,
+            r.tensors,
+        )
+        for r in labels.layers
+    )
+    groups = _groups(bindings, labels, always + 1)
+    return ChannelGraph(
+        n_units=always + 1,
+        groups=groups,
+        bindings=tuple(bindings),
+        pins=_pins(labels.pins, roots, groups, always + 1),
+        values=axes,
+        layers=layers,
+        tensors=_tensors(program),
+    )
+
+
+def _value_axis(value: Tensor, roots: NDArray[np.int64], always: int) -> ValueAxis | None:
+    classes = through(value, roots)
+    axes = varying(classes)
+    if not axes:
+        return None
+    vector = classes[tuple(slice(None) if d == axes[0] else 0 for d in range(value.ndim))]
+    raw = vector.numpy().astype(np.int64)
+    return ValueAxis(axes[0], np.where(raw >= 0, raw, always))
+
+
+def _whole_bindings(
+    labels: Labels, roots: NDArray[np.int64], always: int, known: set[tuple[str, int]]
+) -> list[Binding]:
+    """Tensors that were moved about before use: after settling they vary along one axis at most."""
+    found = []
+    for name, value in labels.whole.items():
+        axis = _value_axis(value, roots, always)
+        if axis is not None and (name, axis.axis) not in known:
+            found.append(Binding(name, axis.axis, axis.units, "along"))
+    return found
+
+
+def _groups(bindings: Iterable[Binding], labels: Labels, n_units: int) -> tuple[Group, ...]:
+    """Join the units that occur on one producer's output axis; a group is named after its first producer."""
+    made = [b for b in bindings if b.role == "out"]
+    if not made:
+        return ()
+    left = np.concatenate([np.full(b.units.shape, b.units[0]) for b in made])
+    right = np.concatenate([b.units for b in made])
+    graph = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(n_units, n_units))
+    component = connected_components(graph, directed=False)[1]
+    members: dict[int, list[Binding]] = {}
+    for binding in made:
+        members.setdefault(int(component[binding.units[0]]), []).append(binding)
+    readers = [b for b in bindings if b.role == "in"]
+    groups = []
+    for number, producers in members.items():
+        order = np.concatenate([b.units for b in producers])
+        _, first = np.unique(order, return_index=True)
+        units = order[np.sort(first)]
+        groups.append(
+            Group(
+                name=layer_of(producers[0].tensor),
+                units=units,
+                producers=tuple(dict.fromkeys(layer_of(b.tensor) for b in producers)),
+                readers=tuple(
+                    dict.fromkeys(layer_of(b.tensor) for b in readers if (component[b.units] == number).any())
+                ),
+                where=labels.places[producers[0].tensor, producers[0].dim],
+            )
+        )
+    return tuple(groups)
+
+
+def layer_of(tensor: str) -> str:
+    """The layer that a tensor belongs to: `conv1.weight` -> `conv1`."""
+    return tensor.removesuffix(".weight")
+
+
+def _pins(
+    raw: Iterable[RawPin], roots: NDArray[np.int64], groups: Sequence[Group], n_units: int
+) -> tuple[Pin, ...]:
+    """Pins that concern a group, one per unit: the first reason found names it."""
+    grouped = np.zeros(n_units, dtype=np.bool_)
+    for group in groups:
+        grouped[group.units] = True
+    found: list[Pin] = []
+    for pin in raw:
+        units = np.unique(roots[pin.labels])
+        units = units[grouped[units]]
+        if units.size:
+            found.append(Pin(units, pin.reason, pin.where))
+            grouped[units] = False
+    return tuple(found)
+
+
+def _tensors(program: Program) -> dict[str, TensorInfo]:
+    parameters = {id(p) for p in program.module.parameters()}
+    return {
+        name: TensorInfo(tuple(t.shape), t.element_size(), id(t) in parameters)
+        for name, t in program.tensors().items()
+    }

@@ -1,0 +1,86 @@
+"""What every exporter takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pagcp_ir.program import Program
+
+__all__ = ["About", "ExportReport", "Exporter", "error_of", "named_outputs"]
+
+
+@dataclass(frozen=True)
+class About:
+    """What the artifact says of itself. `lines` are free text (origin, plan hash): no machine paths, no dates."""
+
+    title: str
+    lines: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Title and lines as one text."""
+        return "\n".join((self.title, *self.lines)) + "\n"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written. `parity`: largest absolute error over the output's scale; `dynamic`: axes left free."""
+
+    files: tuple[str, ...]
+    parity: float | None = None
+    dynamic: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Exporter(Protocol):
+    """Writes `program` into `folder`, which exists. Raises EmitError E6xx and leaves nothing of its own behind."""
+
+    def __call__(self, program: Program, folder: Path, about: About) -> ExportReport: ...
+
+
+def named_outputs(output: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of an output with their names: `{"a": [x, y]}` gives a.0 and a.1, a bare tensor "output"."""
+    if isinstance(output, Mapping):
+        children: Sequence[tuple[str, Any]] = [(str(k), v) for k, v in output.items()]
+    elif isinstance(output, (tuple, list)):
+        children = [(str(i), v) for i, v in enumerate(output)]
+    else:
+        yield prefix or "output", output
+        return
+    for name, child in children:
+        yield from named_outputs(child, f"{prefix}.{name}" if prefix else name)
+
+
+def error_of(expected: Any, actual: Any) -> float:
+    """Largest |expected - actual| over the scale max|expected| of the same output; inf when the structures differ.
+
+    Outputs that are not finite at the same places count as equal there.
+    """
+    left = [(n, v) for n, v in named_outputs(expected) if v is not None]
+    right = [(n, v) for n, v in named_outputs(actual) if v is not None]
+    if [n for n, _ in left] != [n for n, _ in right]:
+        return float("inf")
+    return max((_difference(a, b) for (_, a), (_, b) in zip(left, right, strict=True)), default=0.0)
+
+
+def _difference(a: Any, b: Any) -> float:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return 0.0 if a == b else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    if a.numel() == 0 or torch.equal(a, b):
+        return 0.0
+    x, y = a.detach().double(), b.detach().double()
+    finite = x.isfinite()
+    if not torch.equal(finite, y.isfinite()):
+        return float("inf")
+    x, y = x[finite], y[finite]
+    if x.numel() == 0:
+        return 0.0
+    scale = float(x.abs().max())
+    return float((x - y).abs().max()) / max(scale, 1e-12)

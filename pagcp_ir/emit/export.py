@@ -1,0 +1,86 @@
+"""One torch.export of a Program for the exporters that need it: dynamic batch where the graph allows it, no paths."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from pagcp_ir.program import Program
+from specs.diagnostics import EmitError
+
+__all__ = ["Exported", "export", "quiet"]
+
+BATCH = 2
+"""The example's batch: 1 would make torch.export specialise on broadcasting."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The exported program, the axes that it leaves free, and why it is static where it is."""
+
+    program: ExportedProgram
+    dynamic: tuple[str, ...]
+    note: str = ""
+
+
+def export(program: Program) -> Exported:
+    """Export in eval mode on the CPU. Raises EmitError E605 when even a static export fails."""
+    module = program.copy().cpu().eval()
+    inputs = program.example_inputs(BATCH)
+    shapes = tuple({0: Dim("batch", min=1)} for _ in inputs)
+    with quiet():
+        try:
+            return Exported(_clean(_export(module, inputs, shapes)), ("batch",))
+        except Exception as error:
+            note = f"batch size fixed at {BATCH}: {_first_line(error)}"
+        try:
+            return Exported(_clean(_export(module, inputs, None)), (), note)
+        except Exception as error:
+            raise EmitError.one(
+                "E605", f"torch.export cannot export the network: {_first_line(error)}"
+            ) from error
+
+
+def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], shapes: object) -> ExportedProgram:
+    return torch.export.export(module, inputs, dynamic_shapes=shapes)  # type: ignore[arg-type]
+
+
+def _clean(exported: ExportedProgram) -> ExportedProgram:
+    """Without what torch records of where it ran: stack traces and module classes on nodes, the example inputs."""
+    kept = ("val", "tensor_meta", "torch_fn", "original_aten")
+    for graph_module in exported.graph_module.modules():
+        if isinstance(graph_module, torch.fx.GraphModule):
+            for node in graph_module.graph.nodes:
+                node.meta = {k: v for k, v in node.meta.items() if k in kept}
+    exported.example_inputs = None  # type: ignore[assignment]
+    return exported
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the exporters' progress and deprecation notices; errors are exceptions and pass through."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

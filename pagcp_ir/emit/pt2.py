@@ -1,0 +1,40 @@
+"""model.pt2: the network as a torch.export program, loaded with torch.export.load by the torch that wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pagcp_ir.emit.base import About, ExportReport, error_of
+from pagcp_ir.emit.export import export, quiet
+from pagcp_ir.program import Program
+from specs.diagnostics import EmitError
+
+__all__ = ["write"]
+
+FILE = "model.pt2"
+TOLERANCE = 1e-4
+
+
+def write(program: Program, folder: Path, about: About) -> ExportReport:
+    """Write model.pt2 and read it back. Raises EmitError E605 or E606; then the file is not left."""
+    exported = export(program)
+    path = folder / FILE
+    try:
+        with quiet():
+            torch.export.save(exported.program, path, extra_files={"about.txt": about.text()})
+            module = torch.export.load(path).module()
+        parity = 0.0
+        for batch in (1, 3) if exported.dynamic else (2,):
+            inputs = program.example_inputs(batch, seed=batch)
+            with torch.no_grad():
+                parity = max(parity, error_of(program.run(inputs), module(*inputs)))
+        if not parity <= TOLERANCE:
+            raise EmitError.one("E606", f"{FILE} differs from the program: relative error {parity:.2e}")
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, EmitError) or not isinstance(error, Exception):
+            raise
+        raise EmitError.one("E605", f"{FILE} cannot be written: {type(error).__name__}: {error}") from error
+    return ExportReport((FILE,), parity, exported.dynamic, exported.note)

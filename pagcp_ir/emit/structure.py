@@ -1,0 +1,161 @@
+"""The module tree of the emitted class: which sub-modules and tensors the graph uses, and how the text reaches them.
+
+Names in the state dict are those of the original. Children named 0..n-1 live in an nn.ModuleList (an nn.Sequential
+where the graph calls them one after the other), other nested children in a Block, odd names in an nn.ModuleDict.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import fx
+
+__all__ = ["Run", "Scope", "Structure", "structure_of"]
+
+Kind = Literal["leaf", "block", "list", "dict"]
+
+
+@dataclass
+class Scope:
+    """One module of the tree: a leaf that is called, or a container of children and of tensors used directly."""
+
+    path: str
+    leaf: bool = False
+    children: dict[str, Scope] = field(default_factory=dict)
+    tensors: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> Kind:
+        if self.leaf:
+            return "leaf"
+        names = list(self.children)
+        if names and sorted(names) == sorted(map(str, range(len(names)))):
+            return "list"
+        return "block" if all(_is_name(n) for n in names) else "dict"
+
+    @property
+    def parameter_list(self) -> bool:
+        """Holds nothing but tensors 0..n-1, as nn.ParameterList does."""
+        numbered = sorted(self.tensors) == sorted(map(str, range(len(self.tensors))))
+        return bool(self.tensors) and numbered and not self.children and not self.leaf and bool(self.path)
+
+    def ordered(self) -> list[tuple[str, Scope]]:
+        """The children; those of a list by number."""
+        items = list(self.children.items())
+        return sorted(items, key=lambda item: int(item[0])) if self.kind == "list" else items
+
+    def walk(self) -> Iterator[Scope]:
+        """This scope and all below it, children first."""
+        for _, child in self.ordered():
+            yield from child.walk()
+        yield self
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive calls that one container stands for: those nodes, the first one's input."""
+
+    nodes: tuple[fx.Node, ...]
+    argument: Any
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The tree, and the containers printed as nn.Sequential with the calls that each stands for."""
+
+    root: Scope
+    sequential: frozenset[str]
+    runs: dict[str, Run]
+    """Of those, the outermost: the ones that `forward` calls."""
+
+    def text(self, path: str) -> str:
+        """`layers.0.conv` as `self.layers[0].conv`."""
+        text, scope = "self", self.root
+        for name in path.split("."):
+            if scope.kind == "list" or (scope.parameter_list and name in scope.tensors):
+                text = f"{text}[{name}]"
+            elif scope.kind == "dict" and name in scope.children:
+                text = f"{text}[{json.dumps(name)}]"
+            else:
+                text = f"{text}.{name}" if _is_name(name) else f"getattr({text}, {json.dumps(name)})"
+            scope = scope.children.get(name, scope)
+        return text
+
+
+def structure_of(module: fx.GraphModule) -> Structure:
+    """What the graph of `module` calls and reads, as a tree."""
+    root = Scope("")
+    nodes = list(module.graph.nodes)
+    for node in nodes:
+        if node.op == "call_module":
+            _scope(root, str(node.target)).leaf = True
+    for node in nodes:
+        if node.op == "get_attr":
+            _add_tensor(root, str(node.target))
+    runs = _runs(root, nodes)
+    outermost = {path: r for path, r in runs.items() if path.rpartition(".")[0] not in runs}
+    return Structure(root, frozenset(runs), outermost)
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+def _scope(root: Scope, path: str) -> Scope:
+    scope = root
+    for name in path.split(".") if path else ():
+        below = f"{scope.path}.{name}" if scope.path else name
+        scope = scope.children.setdefault(name, Scope(below))
+    return scope
+
+
+def _add_tensor(root: Scope, target: str) -> None:
+    """A tensor that belongs to a leaf comes with that leaf's constructor."""
+    path, _, name = target.rpartition(".")
+    scope = root
+    for part in path.split(".") if path else ():
+        if scope.leaf or part not in scope.children:
+            break
+        scope = scope.children[part]
+    if scope.leaf:
+        return
+    scope = _scope(root, path)
+    if name not in scope.tensors:
+        scope.tensors.append(name)
+
+
+def _runs(root: Scope, nodes: list[fx.Node]) -> dict[str, Run]:
+    """Containers whose children 0..n-1 are each called once, directly after one another, and never otherwise."""
+    calls = Counter(str(n.target) for n in nodes if n.op == "call_module")
+    spans: dict[str, Run] = {}
+    for node in nodes:
+        simple = node.op == "call_module" and len(node.args) == 1 and not node.kwargs
+        if simple and calls[str(node.target)] == 1:
+            spans[str(node.target)] = Run((node,), node.args[0])
+    for scope in root.walk():
+        if scope.path and scope.kind == "list" and not scope.tensors and not _read_inside(scope, nodes):
+            run = _joined([spans.get(child.path) for _, child in scope.ordered()])
+            if run is not None:
+                spans[scope.path] = run
+    containers = {s.path for s in root.walk() if not s.leaf}
+    return {path: run for path, run in spans.items() if path in containers}
+
+
+def _read_inside(scope: Scope, nodes: list[fx.Node]) -> bool:
+    return any(n.op == "get_attr" and str(n.target).startswith(scope.path + ".") for n in nodes)
+
+
+def _joined(parts: list[Run | None]) -> Run | None:
+    runs = [p for p in parts if p is not None]
+    if len(runs) < len(parts):
+        return None
+    for before, after in zip(runs, runs[1:], strict=False):
+        last, first = before.nodes[-1], after.nodes[0]
+        if after.argument is not last or last.next is not first or len(last.users) != 1:
+            return None
+    return Run(tuple(n for r in runs for n in r.nodes), runs[0].argument)

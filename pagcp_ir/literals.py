@@ -1,0 +1,233 @@
+"""Size literals follow the cut: `view(-1, 128)`, split sizes, slice bounds and pad amounts are recomputed from what
+survives. Sizes that the program computes from shapes recompute themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from pagcp_ir.channels import Keep, Layer, ValueAxis
+
+__all__ = ["Cutting", "Resize"]
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What a literal has to know: the channel axis of every value before the cut, and what is kept."""
+
+    values: Mapping[str, ValueAxis]
+    keep: Keep
+    modules: Mapping[str, nn.Module]
+    layers: Mapping[str, Layer]
+
+    def axis(self, node: Any) -> ValueAxis | None:
+        """Where the node's channels lie, None where it has none."""
+        return self.values.get(node.name) if isinstance(node, fx.Node) else None
+
+    def survivors(self, value: ValueAxis) -> NDArray[np.bool_]:
+        """bool [width]: the positions along the channel axis that stay."""
+        return self.keep[value.units]
+
+    def count(self, value: ValueAxis, start: int = 0, stop: int | None = None) -> int:
+        """How many of the positions start..stop stay."""
+        return int(self.survivors(value)[start:stop].sum())
+
+
+Resize = Callable[[Cutting, fx.Node], None]
+
+
+def output_sizes(cutting: Cutting, node: fx.Node) -> None:
+    """view, reshape, expand, unflatten: the literal at the output's channel axis becomes the new count."""
+    out = cutting.axis(node)
+    if out is None:
+        return
+    position = out.axis
+    if node.target in ("unflatten", torch.unflatten):
+        dim = _argument(node, 1, "dim")
+        source = node.args[0].meta["value"]  # type: ignore[union-attr]
+        position -= int(dim) % source.ndim
+        if position >= 0:
+            _set_size(node, 2, position, out, cutting)
+        return
+    if len(node.args) > 1 and not isinstance(node.args[1], (tuple, list)):
+        _set_flat(node, 1 + position, out, cutting)
+    else:
+        _set_size(node, 1, position, out, cutting)
+
+
+def _set_flat(node: fx.Node, index: int, out: ValueAxis, cutting: Cutting) -> None:
+    if index < len(node.args) and _is_literal(node.args[index], out):
+        node.update_arg(index, cutting.count(out))
+
+
+def _set_size(node: fx.Node, index: int, position: int, out: ValueAxis, cutting: Cutting) -> None:
+    name = next((n for n in ("shape", "size", "sizes") if n in node.kwargs), None)
+    sizes = node.args[index] if index < len(node.args) else node.kwargs.get(name or "")
+    if not isinstance(sizes, (tuple, list)) or position >= len(sizes):
+        return
+    if _is_literal(sizes[position], out):
+        new = [*sizes[:position], cutting.count(out), *sizes[position + 1 :]]
+        if index < len(node.args):
+            node.update_arg(index, tuple(new))
+        elif name is not None:
+            node.update_kwarg(name, tuple(new))
+
+
+def _is_literal(size: Any, out: ValueAxis) -> bool:
+    return isinstance(size, int) and size == len(out.units)
+
+
+def unflatten_module(cutting: Cutting, node: fx.Node) -> None:
+    """nn.Unflatten carries its sizes as an attribute."""
+    out, module = cutting.axis(node), cutting.modules[str(node.target)]
+    assert isinstance(module, nn.Unflatten)
+    if out is None or not isinstance(module.dim, int):
+        return
+    position = out.axis - module.dim % node.args[0].meta["value"].ndim  # type: ignore[union-attr]
+    sizes = list(module.unflattened_size)
+    if 0 <= position < len(sizes) and _is_literal(sizes[position], out):
+        sizes[position] = cutting.count(out)
+        module.unflattened_size = tuple(sizes)
+
+
+def split_sizes(cutting: Cutting, node: fx.Node) -> None:
+    """chunk and split become a split into the counts that survive in each part, unless they still say so."""
+    source = cutting.axis(node.args[0])
+    if source is None:
+        return
+    dim = _argument(node, 2, "dim", 0)
+    if not isinstance(dim, int) or dim % node.args[0].meta["value"].ndim != source.axis:  # type: ignore[union-attr]
+        return
+    sizes = [int(part.shape[source.axis]) for part in node.meta["value"]]
+    bounds = np.cumsum([0, *sizes])
+    counts = [cutting.count(source, int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    if counts != _would_give(node, sum(counts)):
+        node.op, node.target = "call_function", torch.split
+        node.args, node.kwargs = (node.args[0], counts, dim), {}
+
+
+def _would_give(node: fx.Node, total: int) -> list[int] | None:
+    """The part sizes that the call as it stands gives for a new total, None where it would fail."""
+    second = node.args[1] if len(node.args) > 1 else next(iter(node.kwargs.values()))
+    if not isinstance(second, int) or node.target in ("tensor_split", torch.tensor_split):
+        return None
+    probe = torch.empty(total)
+    parts = probe.chunk(second) if node.target in ("chunk", torch.chunk) else probe.split(second)
+    return [int(p.shape[0]) for p in parts]
+
+
+def getitem(cutting: Cutting, node: fx.Node) -> None:
+    """Slices along the channel axis: new bounds, or the list of positions where no slice says it."""
+    source, index = cutting.axis(node.args[0]), node.args[1]
+    if source is None:
+        return
+    items = list(index) if isinstance(index, tuple) else [index]
+    place = _item_at(items, source.axis, node.args[0].meta["value"].ndim)  # type: ignore[union-attr]
+    if place is None:
+        return
+    width, item = len(source.units), items[place]
+    taken = np.arange(width)[_literal(item)]
+    if isinstance(item, int):
+        items[place] = _new_positions(cutting, source, np.array([taken]))[0]
+    elif isinstance(item, slice) and taken.size == width and (item.step or 1) == 1:
+        return
+    else:
+        items[place] = _as_index(_new_positions(cutting, source, taken))
+    node.update_arg(1, tuple(items) if isinstance(index, tuple) else items[0])
+
+
+def _literal(item: Any) -> Any:
+    """A slice whose bounds are nodes is read at its traced values."""
+    if not isinstance(item, slice):
+        return item
+    read = [p.meta["value"] if isinstance(p, fx.Node) else p for p in (item.start, item.stop, item.step)]
+    return slice(*read)
+
+
+def _item_at(items: Sequence[Any], axis: int, ndim: int) -> int | None:
+    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    at = 0
+    for place, item in enumerate(items):
+        if item is Ellipsis:
+            at += ndim - used
+        elif item is not None:
+            if at == axis:
+                return place
+            at += 1
+    return None
+
+
+def _new_positions(cutting: Cutting, source: ValueAxis, taken: Index) -> list[int]:
+    alive = cutting.survivors(source)
+    after = np.cumsum(alive) - 1
+    return [int(after[p]) for p in taken if alive[p]]
+
+
+def _as_index(positions: list[int]) -> Any:
+    start, stop = positions[0], positions[-1] + 1
+    return slice(start, stop) if positions == list(range(start, stop)) else positions
+
+
+def narrow(cutting: Cutting, node: fx.Node) -> None:
+    """`narrow(dim, start, length)` along the channel axis."""
+    source = cutting.axis(node.args[0])
+    dim, start, length = (_argument(node, i, n) for i, n in ((1, "dim"), (2, "start"), (3, "length")))
+    if source is None or dim % node.args[0].meta["value"].ndim != source.axis:  # type: ignore[union-attr]
+        return
+    at, size = (v.meta["value"] if isinstance(v, fx.Node) else int(v) for v in (start, length))
+    node.args = (node.args[0], dim, cutting.count(source, 0, at), cutting.count(source, at, at + size))
+    node.kwargs = {}
+
+
+def select(cutting: Cutting, node: fx.Node) -> None:
+    """`select(dim, index)` along the channel axis: the channel that is named has a new position."""
+    source = cutting.axis(node.args[0])
+    dim, index = _argument(node, 1, "dim"), _argument(node, 2, "index")
+    if source is None or dim % node.args[0].meta["value"].ndim != source.axis:  # type: ignore[union-attr]
+        return
+    position = int(index) % len(source.units)
+    node.args, node.kwargs = (node.args[0], dim, cutting.count(source, 0, position)), {}
+
+
+def pad_amounts(cutting: Cutting, node: fx.Node) -> None:
+    """F.pad on the channel axis: as many zeros as survive on each side."""
+    out = cutting.axis(node)
+    if out is None:
+        return
+    amounts = list(_argument(node, 1, "pad"))
+    pair = 2 * (node.meta["value"].ndim - 1 - out.axis)
+    if pair + 1 >= len(amounts):
+        return
+    before, after, width = amounts[pair], amounts[pair + 1], len(out.units)
+    amounts[pair] = cutting.count(out, 0, before)
+    amounts[pair + 1] = cutting.count(out, width - after, width)
+    if len(node.args) > 1:
+        node.update_arg(1, tuple(amounts))
+    else:
+        node.update_kwarg("pad", tuple(amounts))
+
+
+def conv_groups(cutting: Cutting, node: fx.Node) -> None:
+    """A functional depthwise convolution has as many parts as inputs survive."""
+    layer = cutting.layers.get(node.name)
+    if layer is None or not layer.per_channel:
+        return
+    inputs = int(cutting.keep[layer.inputs].sum())
+    place = 5 if "transpose" in getattr(node.target, "__name__", "") else 6
+    if len(node.args) > place:
+        node.update_arg(place, inputs)
+    else:
+        node.update_kwarg("groups", inputs)
+
+
+def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)

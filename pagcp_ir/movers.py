@@ -1,0 +1,163 @@
+"""Label rules of ops that only move values: they need none, the op itself runs on the labels.
+
+Two laws on top: a channel taken by a literal index is always there, and zeros padded onto the channel axis are
+channels of their own, tied to what they are added to (fill law), so that pad amounts can be recomputed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pagcp_ir.labels import Ref, compact, varying
+from pagcp_ir.site import Site, opaque, pinned
+
+__all__ = ["channel_shuffle", "getitem", "mover", "pad", "unbind"]
+
+
+def mover(site: Site) -> Any:
+    """Run the op on labels. What comes out must have the shapes that were traced, else the op is opaque."""
+    args, kwargs = pytree.tree_map(_concrete(site), (site.args, dict(site.kwargs)))
+    try:
+        result = _call(site, args, kwargs)
+    except Exception:  # an op that takes no integers: decline
+        return opaque(site)
+    return _checked(site, result)
+
+
+def _concrete(site: Site) -> Any:
+    def leaf(value: Any) -> Any:
+        return site.labels.element_labels(value) if isinstance(value, Ref) else value
+
+    return leaf
+
+
+def _call(site: Site, args: Any, kwargs: Any) -> Any:
+    if site.module is not None:
+        return type(site.module).forward(site.module, *args, **kwargs)
+    if site.node.op == "call_method":
+        return getattr(args[0], str(site.node.target))(*args[1:], **kwargs)
+    target: Any = site.node.target
+    return target(*args, **kwargs)
+
+
+def _checked(site: Site, result: Any) -> Any:
+    leaves, expected = pytree.tree_leaves(result), pytree.tree_leaves(site.value)
+    if [_shape(v) for v in leaves] != [_shape(v) for v in expected]:
+        return opaque(site)
+    return pytree.tree_map(lambda v: compact(v) if isinstance(v, Tensor) else v, result)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def getitem(site: Site) -> Any:
+    """`x[...]`: an element of a container, or slices, integers, None and Ellipsis on a tensor."""
+    source, index = site.args
+    if not isinstance(source, (Tensor, Ref)):
+        return source[index]
+    items = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(i, (Tensor, Ref, list, bool)) for i in items):
+        return pinned(site, f"`{site.labels.op}` takes an index that is data")
+    value = site.as_labels(source)
+    result = compact(value[index])
+    if any(isinstance(i, int) for i in items):
+        _pin_selected(site, value, items, result)
+    return result
+
+
+def _pin_selected(site: Site, value: Tensor, items: tuple[Any, ...], result: Tensor) -> None:
+    """A literal index along the channel axis names one channel, which has to stay."""
+    axes = _axes_of(items, value.ndim)
+    if any(isinstance(item, int) and axis in varying(value) for item, axis in zip(items, axes, strict=True)):
+        site.labels.pin(result, f"is taken by a literal index in `{site.labels.op}`")
+
+
+def _axes_of(items: tuple[Any, ...], ndim: int) -> list[int]:
+    """The axis that each item of an index applies to (-1 for None and Ellipsis)."""
+    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    axes, axis = [], 0
+    for item in items:
+        if item is Ellipsis:
+            axes.append(-1)
+            axis += ndim - used
+        elif item is None:
+            axes.append(-1)
+        else:
+            axes.append(axis)
+            axis += 1
+    return axes
+
+
+def unbind(site: Site) -> Any:
+    """Taking an axis apart: along the channels every one is named, and stays."""
+    x = site.as_labels(site.arg(0, "input"))
+    dim = site.arg(1, "dim", 0)
+    if dim % x.ndim in varying(x):
+        return pinned(site, f"`{site.labels.op}` names every channel")
+    return mover(site)
+
+
+def select(site: Site) -> Any:
+    """`x.select(dim, index)`: a channel that is named stays."""
+    x = site.as_labels(site.arg(0, "input"))
+    result = mover(site)
+    if site.arg(1, "dim") % x.ndim in varying(x):
+        site.labels.pin(result, f"is taken by a literal index in `{site.labels.op}`")
+    return result
+
+
+def rolled(site: Site) -> Any:
+    """roll: exact along other axes; along the channels the shift would have to change."""
+    x = site.as_labels(site.arg(0, "input"))
+    dims = site.arg(2, "dims", ())
+    dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+    if not dims or any(d % x.ndim in varying(x) for d in dims):
+        return pinned(site, f"`{site.labels.op}` shifts the channels")
+    return x
+
+
+def pad(site: Site) -> Any:
+    """F.pad: spatial pads carry the channels; zeros on the channel axis are fresh channels."""
+    x = site.as_labels(site.arg(0, "input"))
+    amounts, mode = site.arg(1, "pad"), site.arg(2, "mode", "constant")
+    if not all(isinstance(a, int) for a in amounts):
+        return pinned(site, f"`{site.labels.op}` pads by an amount that is computed")
+    for k, axis in enumerate(range(x.ndim - 1, x.ndim - 1 - len(amounts) // 2, -1)):
+        before, after = amounts[2 * k], amounts[2 * k + 1]
+        if (before, after) == (0, 0):
+            continue
+        if axis in varying(x):
+            if min(before, after) < 0 or mode != "constant" or varying(x) != (axis,):
+                return pinned(site, f"`{site.labels.op}` crops or mirrors the channels")
+            x = _filled(site, x, axis, before, after)
+        else:
+            size = x.shape[axis] + before + after
+            x = x.narrow(axis, 0, 1).expand(*x.shape[:axis], size, *x.shape[axis + 1 :])
+    return x
+
+
+def _filled(site: Site, x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    vector = x[tuple(slice(None) if d == axis else 0 for d in range(x.ndim))]
+    whole = torch.cat([site.labels.fresh(before), vector, site.labels.fresh(after)])
+    view = [1] * x.ndim
+    view[axis] = whole.shape[0]
+    return whole.view(view).expand(*x.shape[:axis], whole.shape[0], *x.shape[axis + 1 :])
+
+
+def channel_shuffle(site: Site) -> Any:
+    """view(g, c/g).transpose: keeps equal counts per part, so position j of every part is tied."""
+    x = site.as_labels(site.arg(0, "input"))
+    groups = getattr(site.module, "groups", None) if site.module is not None else site.arg(1, "groups")
+    if not isinstance(groups, int):
+        return opaque(site)
+    parts = site.labels.along(x, 1, f"`{site.labels.op}` shuffles another axis").view(groups, -1)
+    site.labels.tie(parts, parts[:1])
+    vector = parts.t().reshape(-1)
+    view = [1] * x.ndim
+    view[1] = vector.shape[0]
+    return vector.view(view).expand(site.shape)

@@ -1,0 +1,152 @@
+"""Label rules of ops that work position by position, and of those that reduce or normalise along axes.
+
+Broadcast law: `[N, 1, H, W] * [N, C, H, W]` pins the size-1 side and ties nothing.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pagcp_ir.labels import Ref, compact, spread, varying
+from pagcp_ir.site import Rule, Site, pinned
+
+__all__ = ["elementwise", "glu", "normalised_along", "reduced_along", "resized", "unary"]
+
+
+def unary(site: Site) -> Any:
+    """One tensor in, the same channels out."""
+    x = site.arg(0, "input")
+    return x if isinstance(x, Ref) else x
+
+
+def elementwise(site: Site) -> Any:
+    """Any number of operands that broadcast: positions that meet are tied."""
+    operands = list(site.operands())
+    known = [o for o in operands if isinstance(o, Tensor)]
+    shape = site.shape
+    placed = [_placed(site, o, known, shape) for o in operands]
+    return reduce(lambda a, b: _join(site, a, b), placed).expand(shape)
+
+
+def _placed(site: Site, operand: Tensor | Ref, others: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """A parameter takes the axis along which the activations vary; its other axes hold no channels."""
+    if isinstance(operand, Tensor):
+        return operand
+    lead = len(shape) - len(operand.shape)
+    for axis in sorted({d + len(shape) - o.ndim for o in others for d in varying(o)}):
+        own = axis - lead
+        if own >= 0 and operand.shape[own] == shape[axis]:
+            return spread(site.labels.axis(operand, own, "along"), own, tuple(operand.shape))
+    long = [d for d, size in enumerate(operand.shape) if size > 1]
+    if len(long) == 1:
+        return site.labels.element_labels(operand)
+    return site.labels.fixed(tuple(operand.shape), f"`{operand.name}`")
+
+
+def _join(site: Site, a: Tensor, b: Tensor) -> Tensor:
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    a, b = (t.reshape((1,) * (len(shape) - t.ndim) + tuple(t.shape)) for t in (a, b))
+    a_is_smaller, b_is_smaller = _broadcasts(a, b), _broadcasts(b, a)
+    reason = f"is broadcast over other channels in `{site.labels.op}`"
+    if a_is_smaller:
+        site.labels.pin(a, reason)
+    if b_is_smaller:
+        site.labels.pin(b, reason)
+    if a_is_smaller and b_is_smaller:
+        return site.labels.fixed(tuple(shape), f"the outer `{site.labels.op}`")
+    if a_is_smaller or b_is_smaller:
+        return (b if a_is_smaller else a).expand(shape)
+    site.labels.tie(a, b)
+    one, two = torch.broadcast_tensors(a, b)
+    if bool((one >= 0).all()):
+        return one
+    return two if bool((two >= 0).all()) else compact(torch.maximum(one, two))
+
+
+def _broadcasts(small: Tensor, large: Tensor) -> bool:
+    """Whether `small` has size 1 on an axis along which the labels of `large` vary."""
+    return any(small.shape[d] == 1 for d in varying(large))
+
+
+def resized(site: Site) -> Any:
+    """Pools, resizes and spatial pads: channels stay, the sizes after them change."""
+    x, shape = site.as_labels(site.arg(0, "input")), site.shape
+    if any(x.shape[d] != shape[d] for d in varying(x)) or x.ndim != len(shape):
+        return pinned(site, f"`{site.labels.op}` works along the channels")
+    cut = tuple(slice(None) if d in varying(x) else slice(0, 1) for d in range(x.ndim))
+    return x[cut].expand(shape)
+
+
+def _dims(site: Site, index: int, name: str, ndim: int, default: Any) -> tuple[int, ...]:
+    dims = site.arg(index, name, default)
+    if dims is None:
+        return tuple(range(ndim))
+    return tuple(d % ndim for d in (dims if isinstance(dims, (tuple, list)) else (dims,)))
+
+
+def reduced_along(site: Site) -> Any:
+    """mean, sum, max...: other axes keep their channels; a reduction over channels pins them."""
+    x = site.as_labels(site.arg(0, "input"))
+    dims = _dims(site, 1, "dim", x.ndim, None)
+    if not isinstance(site.arg(1, "dim", None), (int, tuple, list, type(None))):
+        return pinned(site, f"`{site.labels.op}` over an axis that is computed")
+    if any(d in varying(x) for d in dims):
+        return pinned(site, f"`{site.labels.op}` runs over the channels")
+    return _map_tensors(site, lambda shape: _without(x, dims, shape))
+
+
+def _without(x: Tensor, dims: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    keepdim = len(shape) == x.ndim
+    index = tuple((slice(0, 1) if keepdim else 0) if d in dims else slice(None) for d in range(x.ndim))
+    return x[index].expand(shape)
+
+
+def _map_tensors(site: Site, make: Any) -> Any:
+    value = site.value
+    if isinstance(value, Tensor):
+        return make(tuple(value.shape))
+    return tuple(make(tuple(v.shape)) for v in value)
+
+
+def normalised_along(index: int, name: str = "dim", default: Any = -1) -> Rule:
+    """softmax, normalize, cumsum: exact along other axes, pinned along the channels."""
+
+    def rule(site: Site) -> Any:
+        x = site.as_labels(site.arg(0, "input"))
+        dim = site.arg(index, name, default)
+        if not isinstance(dim, int) or dim % x.ndim in varying(x):
+            return pinned(site, f"`{site.labels.op}` runs over the channels")
+        return x
+
+    return rule
+
+
+def module_normalised_along(default: int) -> Rule:
+    """The same for modules, whose axis is an attribute."""
+
+    def rule(site: Site) -> Any:
+        x = site.as_labels(site.arg(0, "input"))
+        dim = getattr(site.module, "dim", default)
+        if not isinstance(dim, int) or dim % x.ndim in varying(x):
+            return pinned(site, f"`{site.labels.op}` runs over the channels")
+        return x
+
+    return rule
+
+
+def glu(site: Site) -> Any:
+    """`a * sigmoid(b)` for the two halves of an axis: position j of both is tied."""
+    x = site.as_labels(site.arg(0, "input"))
+    dim = getattr(site.module, "dim", None) if site.module is not None else site.arg(1, "dim", -1)
+    first, second = x.chunk(2, dim if isinstance(dim, int) else -1)
+    site.labels.tie(first, second)
+    return compact(first)
+
+
+def statistics_over_channels(site: Site) -> Any:
+    """LayerNorm, GroupNorm, LocalResponseNorm: what is cut would change the statistics of what stays."""
+    return pinned(site, f"`{site.labels.op}` takes statistics over the channels")

@@ -1,0 +1,173 @@
+"""Label rules of ops with weights: convolutions and linear layers make channels, normalisations carry them.
+
+Equal-count law: a grouped convolution keeps equal counts per part, so position j of every part is tied. With one
+input channel per part (depthwise, with or without multiplier) the parts themselves are what is cut.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pagcp_ir.labels import RawLayer, Ref, spread
+from pagcp_ir.site import Rule, Site, opaque, pinned
+
+__all__ = ["batch_norm", "conv", "functional_conv", "functional_linear", "linear", "per_channel", "prelu"]
+
+
+def conv(site: Site) -> Any:
+    """nn.Conv*d and nn.ConvTranspose*d."""
+    module, weight = site.module, site.own("weight")
+    assert isinstance(module, nn.modules.conv._ConvNd) and weight is not None
+    if module.padding_mode != "zeros" and module.transposed:
+        return opaque(site)
+    x = site.as_labels(site.arg(0, "input"))
+    return _conv(site, x, weight, site.own("bias"), module.groups, module.transposed)
+
+
+def functional_conv(transposed: bool) -> Rule:
+    """F.conv*d and F.conv_transpose*d on bare parameters."""
+
+    def rule(site: Site) -> Any:
+        x, weight, bias = site.arg(0, "input"), site.arg(1, "weight"), site.arg(2, "bias", None)
+        groups = site.arg(5 if transposed else 6, "groups", 1)
+        if not isinstance(weight, Ref) or not isinstance(bias, (Ref, type(None))):
+            return pinned(site, f"the weight of `{site.labels.op}` is computed")
+        return _conv(site, site.as_labels(x), weight, bias, groups, transposed)
+
+    return rule
+
+
+def _conv(site: Site, x: Tensor, weight: Ref, bias: Ref | None, groups: int, transposed: bool) -> Tensor:
+    labels = site.labels
+    channel = x.ndim - (len(weight.shape) - 1)
+    inputs = labels.along(x, channel, f"`{labels.op}` mixes positions of another axis than the channels")
+    depthwise = groups > 1 and inputs.shape[0] == groups
+    if depthwise:
+        outputs = inputs.repeat_interleave(site.shape[channel] // groups)
+        labels.tie(labels.axis(weight, 0, "along"), inputs if transposed else outputs)
+    elif transposed:
+        reads, makes = labels.axis(weight, 0, "in"), labels.axis(weight, 1, "out")
+        labels.tie(reads, inputs)
+        _equal_counts(site, reads, groups)
+        outputs = makes.repeat(groups)
+    else:
+        reads, makes = labels.axis(weight, 1, "in"), labels.axis(weight, 0, "out")
+        labels.tie(inputs.view(groups, -1), reads.view(1, -1))
+        _equal_counts(site, makes, groups)
+        outputs = makes
+    if bias is not None:
+        labels.tie(labels.axis(bias, 0, "along"), outputs)
+    positions = math.prod(x.shape[channel + 1 :] if transposed else site.shape[channel + 1 :])
+    factor = positions * math.prod(weight.shape[2:])
+    _layer(site, weight, bias, factor, inputs, outputs, groups=groups, depthwise=depthwise)
+    return spread(outputs, channel, site.shape)
+
+
+def _equal_counts(site: Site, axis: Tensor, groups: int) -> None:
+    parts = axis.view(groups, -1)
+    site.labels.tie(parts, parts[:1])
+
+
+def linear(site: Site) -> Any:
+    """nn.Linear: reads and writes the last axis."""
+    weight = site.own("weight")
+    assert weight is not None
+    return _linear(site, site.as_labels(site.arg(0, "input")), weight, site.own("bias"))
+
+
+def functional_linear(site: Site) -> Any:
+    """F.linear on bare parameters."""
+    weight, bias = site.arg(1, "weight"), site.arg(2, "bias", None)
+    if not isinstance(weight, Ref) or not isinstance(bias, (Ref, type(None))):
+        return pinned(site, f"the weight of `{site.labels.op}` is computed")
+    return _linear(site, site.as_labels(site.arg(0, "input")), weight, bias)
+
+
+def _linear(site: Site, x: Tensor, weight: Ref, bias: Ref | None) -> Tensor:
+    inputs = site.labels.along(x, -1, f"`{site.labels.op}` reads another axis than the channels")
+    site.labels.tie(site.labels.axis(weight, 1, "in"), inputs)
+    outputs = site.labels.axis(weight, 0, "out")
+    if bias is not None:
+        site.labels.tie(site.labels.axis(bias, 0, "along"), outputs)
+    _layer(site, weight, bias, math.prod(x.shape[1:-1]), inputs, outputs)
+    return spread(outputs, x.ndim - 1, site.shape)
+
+
+def _layer(
+    site: Site,
+    weight: Ref,
+    bias: Ref | None,
+    factor: int,
+    inputs: Tensor,
+    outputs: Tensor,
+    groups: int = 1,
+    depthwise: bool = False,
+) -> None:
+    kind = type(site.module).__name__ if site.module is not None else site.labels.op
+    site.labels.layers.append(
+        RawLayer(
+            name=weight.name.removesuffix(".weight"),
+            kind=kind,
+            node=site.node.name,
+            factor=factor,
+            inputs=inputs,
+            outputs=outputs,
+            per_channel=depthwise,
+            parts=1 if depthwise else groups,
+            tensors=(weight.name,) if bias is None else (weight.name, bias.name),
+        )
+    )
+
+
+def batch_norm(site: Site) -> Any:
+    """nn.BatchNorm*d: statistics per channel, so every tensor of it is carried along."""
+    return per_channel("weight", "bias", "running_mean", "running_var")(site)
+
+
+def per_channel(*tensors: str) -> Rule:
+    """A module that treats each channel (axis 1) alone and has one entry per channel in these tensors."""
+
+    def rule(site: Site) -> Any:
+        x = site.as_labels(site.arg(0, "input"))
+        channels = site.labels.along(x, 1, f"`{site.labels.op}` works along another axis than the channels")
+        for name in tensors:
+            ref = site.own(name)
+            if ref is not None:
+                site.labels.tie(site.labels.axis(ref, 0, "along"), channels)
+        return spread(channels, 1, site.shape)
+
+    return rule
+
+
+def prelu(site: Site) -> Any:
+    """nn.PReLU: one slope for all channels binds nothing."""
+    weight = site.own("weight")
+    assert weight is not None
+    if weight.tensor.numel() == 1:
+        return site.as_labels(site.arg(0, "input"))
+    return per_channel("weight")(site)
+
+
+CONVS: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+FUNCTIONAL_CONVS: dict[Any, Rule] = {
+    torch.conv1d: functional_conv(False),
+    torch.conv2d: functional_conv(False),
+    torch.conv3d: functional_conv(False),
+    nn.functional.conv1d: functional_conv(False),
+    nn.functional.conv2d: functional_conv(False),
+    nn.functional.conv3d: functional_conv(False),
+    nn.functional.conv_transpose1d: functional_conv(True),
+    nn.functional.conv_transpose2d: functional_conv(True),
+    nn.functional.conv_transpose3d: functional_conv(True),
+}

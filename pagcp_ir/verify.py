@@ -1,0 +1,172 @@
+"""The invariant (DESIGN section 4): the rewritten network equals the masked original.
+
+The mask zeroes what every reader's weight has for removed units. A reference that is not finite, or that does not
+react when one kept index is shifted by one, proves nothing: the result is `unverifiable`, never a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.program import Program
+from pagcp_ir.rewrite import copy_with, materialise
+from specs.diagnostics import GraphError, VerifyError
+
+__all__ = ["Verification", "masked", "require_exact", "verify"]
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+DOUBLE_LIMIT = 100_000_000
+"""Networks with more parameters than this are compared in their own precision."""
+BATCHES = (2, 3)
+SHIFTS = 8
+"""At most this many groups are probed with a shifted index."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`error`: the largest absolute difference over the standard deviation of that output."""
+
+    status: Literal["exact", "wrong", "unverifiable"]
+    error: float
+    tolerance: float
+    reason: str = ""
+
+
+def masked(program: Program, channels: ChannelGraph, keep: Keep) -> fx.GraphModule:
+    """The program with every reader's weight zeroed where it reads a removed unit; same widths."""
+    tensors, zeroed = program.tensors(), {}
+    for binding in channels.bindings:
+        gone = ~keep[binding.units]
+        if binding.role == "in" and gone.any():
+            value = zeroed.get(binding.tensor)
+            if value is None:
+                value = tensors[binding.tensor].detach().clone()
+            value.index_fill_(binding.dim, torch.from_numpy(np.flatnonzero(gone)).to(value.device), 0)
+            zeroed[binding.tensor] = value
+    replaced: dict[int, Tensor] = {id(tensors[n]): torch.nn.Parameter(v) for n, v in zeroed.items()}
+    return copy_with(program.module, replaced)
+
+
+def verify(
+    program: Program,
+    channels: ChannelGraph,
+    keep: Keep,
+    rewritten: Program,
+    batches: Sequence[int] = BATCHES,
+) -> Verification:
+    """Compare `rewritten` with the masked `program` (which `channels` describes) on random inputs."""
+    dtype = _precision(program)
+    tolerance = TOLERANCE[dtype]
+    reference = masked(program, channels, keep)
+    worst = 0.0
+    for batch in batches:
+        expected = _outputs(reference, program, dtype, batch)
+        if not all(bool(torch.isfinite(e).all()) for e in expected):
+            return Verification("unverifiable", float("nan"), tolerance, "the masked original is not finite")
+        error = _distance(_outputs(rewritten.module, program, dtype, batch), expected)
+        worst = max(worst, error)
+        if not error <= tolerance:
+            return Verification("wrong", error, tolerance, f"outputs differ at batch {batch}")
+    blind = _blind(program, channels, keep, dtype, reference, batches[0], tolerance)
+    if blind:
+        return Verification("unverifiable", worst, tolerance, blind)
+    return Verification("exact", worst, tolerance)
+
+
+def require_exact(result: Verification) -> None:
+    """Raise VerifyError V501 (wrong) or V502 (unverifiable) unless the rewriting was proven exact."""
+    if result.status == "wrong":
+        raise VerifyError.one(
+            "V501",
+            f"the rewritten network differs from the masked original by {result.error:.3g} of its output scale "
+            f"({result.reason}; allowed {result.tolerance:.0e})",
+            hint="nothing was written; please report the network",
+        )
+    if result.status == "unverifiable":
+        raise VerifyError.one(
+            "V502",
+            f"the cut cannot be proven: {result.reason}",
+            hint="nothing was written; check the weights for NaN or dead layers",
+        )
+
+
+def _precision(program: Program) -> torch.dtype:
+    count = sum(t.numel() for t in program.tensors().values())
+    return torch.float64 if count <= DOUBLE_LIMIT else torch.float32
+
+
+def _outputs(module: fx.GraphModule, program: Program, dtype: torch.dtype, batch: int) -> list[Tensor]:
+    """The floating point outputs of a copy in that precision."""
+    inputs = [x.to(dtype) if x.is_floating_point() else x for x in program.example_inputs(batch)]
+    made = copy_with(module, _converted(module, dtype))
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(made(*inputs))
+    return [v for v in leaves if isinstance(v, Tensor) and v.is_floating_point()]
+
+
+def _converted(module: fx.GraphModule, dtype: torch.dtype) -> dict[int, Tensor]:
+    convert: Callable[[Tensor], Tensor] = lambda t: t.detach().to(dtype) if t.is_floating_point() else t
+    found: dict[int, Tensor] = {id(p): torch.nn.Parameter(convert(p), False) for p in module.parameters()}
+    found.update({id(b): convert(b) for b in module.buffers()})
+    return found
+
+
+def _distance(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference over all outputs, each relative to its standard deviation."""
+    worst = 0.0
+    for a, b in zip(got, expected, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if b.numel() == 0:
+            continue
+        scale = float(b.std()) if b.numel() > 1 else float(b.abs().max())
+        difference = float((a - b).abs().max())
+        worst = max(worst, difference / max(scale, 1e-30) if difference else 0.0)
+        if difference != difference:
+            return float("nan")
+    return worst
+
+
+def _blind(
+    program: Program,
+    channels: ChannelGraph,
+    keep: Keep,
+    dtype: torch.dtype,
+    reference: fx.GraphModule,
+    batch: int,
+    tolerance: float,
+) -> str:
+    """Why the reference proves nothing, "" when it reacts to a shifted index in some cut group."""
+    expected = _outputs(reference, program, dtype, batch)
+    shifted = [k for group in channels.groups if (k := _shift(keep, group.units)) is not None]
+    if not shifted:
+        return ""
+    step = max(1, len(shifted) // SHIFTS)
+    for candidate in shifted[::step]:
+        try:
+            other = materialise(program, channels, candidate)
+        except GraphError:
+            continue
+        if not _distance(_outputs(other.module, program, dtype, batch), expected) <= tolerance:
+            return ""
+    return "the output does not react when a kept channel is exchanged for a removed one"
+
+
+def _shift(keep: Keep, units: Any) -> Keep | None:
+    """The keep-set with one kept unit of the group exchanged for a removed neighbour."""
+    alive = keep[units]
+    edges = np.flatnonzero(alive[:-1] != alive[1:])
+    if not edges.size:
+        return None
+    at = int(edges[edges.size // 2])
+    shifted = keep.copy()
+    shifted[units[at]], shifted[units[at + 1]] = alive[at + 1], alive[at]
+    return shifted
