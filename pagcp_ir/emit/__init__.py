@@ -1,4 +1,4 @@
-"""Exporters: a Program as files that outlive this compiler. Each checks that what it wrote gives the same outputs."""
+"""Exporters: a Program as files that outlive this compiler, each run again after it is written and compared."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ __all__ = ["About", "ExportReport", "Exporter", "error_of", "named_outputs"]
 
 @dataclass(frozen=True)
 class About:
-    """What the artifact says of itself. `lines` are free text (origin, plan hash): no machine paths, no dates."""
+    """What the artifact says of itself. `lines`: free text (origin, plan hash), no machine paths, no dates."""
 
     title: str
     lines: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class About:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. `parity`: largest absolute error over the output's scale; `dynamic`: axes left free."""
+    """What was written. `parity`: largest error over the output's scale; `dynamic`: axes left free."""
 
     files: tuple[str, ...]
     parity: float | None = None
@@ -38,7 +38,7 @@ class ExportReport:
 
 
 class Exporter(Protocol):
-    """Writes `program` into `folder`, which exists. Raises EmitError E6xx and leaves nothing of its own behind."""
+    """Writes `program` into `folder`, which exists; on EmitError E6xx nothing of its own is left behind."""
 
     def __call__(self, program: Program, folder: Path, about: About) -> ExportReport: ...
 
@@ -57,9 +57,9 @@ def named_outputs(output: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def error_of(expected: Any, actual: Any) -> float:
-    """Largest |expected - actual| over the scale max|expected| of the same output; inf when the structures differ.
+    """Largest |expected - actual| over the scale max|expected| of the same output.
 
-    Outputs that are not finite at the same places count as equal there.
+    Places where both are not finite count as equal; inf when the structures, or those places, differ.
     """
     left = [(n, v) for n, v in named_outputs(expected) if v is not None]
     right = [(n, v) for n, v in named_outputs(actual) if v is not None]
@@ -83,4 +83,4 @@ def _difference(a: Any, b: Any) -> float:
     if x.numel() == 0:
         return 0.0
     scale = float(x.abs().max())
-    return float((x - y).abs().max()) / max(scale, 1e-12)
+    return float((x - y).abs().max()) / max(scale, 1e-6)

@@ -1,7 +1,7 @@
 """The constructor call of a torch.nn module, read back from its attributes.
 
-A module that is built from the printed call must have the same attributes and tensor shapes as the original; one
-that has not (hooks, parametrizations, changed attributes) is refused: a wrong constructor is never printed.
+A module built from the printed call must have the same attributes and tensor shapes as the original; otherwise
+(hooks, parametrizations, changed attributes) it is refused: a wrong constructor is never printed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def constructor(module: nn.Module) -> Doc:
-    """`nn.Conv2d(3, 16, 3, padding=1)`. Raises Unprintable with the reason when the module cannot be rebuilt so."""
+    """`nn.Conv2d(3, 16, 3, padding=1)`. Raises Unprintable, saying why the module cannot be rebuilt so."""
     kind = type(module)
     if getattr(nn, kind.__name__, None) is not kind:
         raise Unprintable(f"{kind.__module__}.{kind.__qualname__} is not a module of torch.nn")
@@ -49,13 +49,14 @@ def constructor(module: nn.Module) -> Doc:
 
 
 def _arguments(module: nn.Module) -> Iterator[Doc]:
-    positional = True
-    for parameter in _signature(type(module)):
+    positional = True  # the first argument, and those after it that have no default
+    for index, parameter in enumerate(_signature(type(module))):
         value = _value(module, parameter)
         if value is inspect.Parameter.empty or _equal(value, parameter.default):
             positional = False
             continue
-        positional = positional and parameter.default is inspect.Parameter.empty
+        required = parameter.default is inspect.Parameter.empty
+        positional = positional and (required or (index == 0 and not isinstance(value, bool)))
         yield literal(value) if positional else (f"{parameter.name}=", literal(value))
 
 
@@ -64,7 +65,7 @@ def _signature(kind: type[nn.Module]) -> list[inspect.Parameter]:
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         named = [p for p in parameters if p.kind not in variadic]
         if named or issubclass(kind, nn.Identity):

@@ -1,4 +1,4 @@
-"""One torch.export of a Program for the exporters that need it: dynamic batch where the graph allows it, no paths."""
+"""torch.export of a Program for the exporters that need it: dynamic batch where the graph allows it, no paths."""
 
 from __future__ import annotations
 
@@ -38,14 +38,12 @@ def export(program: Program) -> Exported:
     with quiet():
         try:
             return Exported(_clean(_export(module, inputs, shapes)), ("batch",))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (torch.export raises nearly anything)
             note = f"batch size fixed at {BATCH}: {_first_line(error)}"
         try:
             return Exported(_clean(_export(module, inputs, None)), (), note)
         except Exception as error:
-            raise EmitError.one(
-                "E605", f"torch.export cannot export the network: {_first_line(error)}"
-            ) from error
+            raise EmitError.one("E605", f"torch.export cannot export the network: {_first_line(error)}") from error
 
 
 def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], shapes: object) -> ExportedProgram:
@@ -53,13 +51,13 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], shapes: object)
 
 
 def _clean(exported: ExportedProgram) -> ExportedProgram:
-    """Without what torch records of where it ran: stack traces and module classes on nodes, the example inputs."""
+    """Without what torch records of its run: stack traces and module classes on nodes, the example inputs."""
     kept = ("val", "tensor_meta", "torch_fn", "original_aten")
     for graph_module in exported.graph_module.modules():
         if isinstance(graph_module, torch.fx.GraphModule):
             for node in graph_module.graph.nodes:
                 node.meta = {k: v for k, v in node.meta.items() if k in kept}
-    exported.example_inputs = None  # type: ignore[assignment]
+    exported.example_inputs = None
     return exported
 
 
@@ -71,9 +69,7 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporters' progress and deprecation notices; errors are exceptions and pass through."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-    ]
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

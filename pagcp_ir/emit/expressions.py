@@ -1,4 +1,4 @@
-"""One node of an fx graph as a Python expression, its operands being variables or expressions of their own."""
+"""One node of an fx graph as a Python expression; its operands are variables or expressions of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from pagcp_ir.emit.functions import BINARY, IN_PLACE, UNARY, function_name
+from pagcp_ir.emit.functions import BINARY, IN_PLACE, UNARY, defaults, function_name
 from pagcp_ir.emit.layout import Bracket, Doc, call
 from pagcp_ir.emit.literals import Unprintable, literal
 
@@ -35,12 +35,16 @@ def _holds_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and not isinstance(value, (fx.Node, Tensor)) and bool(value == default)
+
+
 @dataclass
 class Expressions:
     """Renders nodes. `names` holds the variables; a node without one is rendered in place.
 
-    `path` turns a module or tensor path into source text; `folded` maps the last call of a run of modules that is
-    printed as one nn.Sequential to that container's path and the run's input.
+    `path` turns a module or tensor path into source text; `folded` maps the last call of a run of modules that
+    is printed as one nn.Sequential to that container's path and the run's input.
     """
 
     path: Callable[[str], str]
@@ -48,7 +52,7 @@ class Expressions:
     names: dict[fx.Node, str] = field(default_factory=dict)
 
     def value(self, value: Any, tightness: int = 0) -> Doc:
-        """An argument: node, container of nodes, or constant; in parentheses where it binds less than `tightness`."""
+        """An argument: a node, a container, a constant; in parentheses where it binds less than `tightness`."""
         if isinstance(value, fx.Node):
             doc, binds = self._operand(value)
             return doc if binds >= tightness else ("(", doc, ")")
@@ -109,7 +113,9 @@ class Expressions:
         if target in UNARY and plain and len(args) == 1:
             sign, binds = UNARY[target]
             return (sign, self.value(args[0], binds)), binds
-        return call(function_name(target), self._arguments(args, node.kwargs)), ATOM
+        name, usual = function_name(target), defaults(target)
+        kwargs = {k: v for k, v in node.kwargs.items() if k not in usual or not _same(v, usual[k])}
+        return call(name, self._arguments(args, kwargs)), ATOM
 
     def _binary(self, sign: str, binds: int, left: Any, right: Any) -> tuple[Doc, int]:
         power, compares = sign == "**", binds == BINARY[operator.lt][1]

@@ -1,58 +1,49 @@
-"""The statements of `forward`: which nodes are written in place, and what the variables are called.
+"""The statements of `forward`: a value that is used once, right after it is computed, is written inside its reader.
 
-A value that is used once, right after it is computed, is written inside its reader (evaluation order stays that of the
-graph). A statement takes over the variable of an operand that it is the last to use, as `x = self.norm(x)` does.
+Python evaluates a statement's operands in the order in which the graph computes them.
 """
 
 from __future__ import annotations
 
-import builtins
-import keyword
 import operator
-import os.path
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, fx
+from torch.nn.modules.dropout import _DropoutNd
 
-from pagcp_ir.emit.expressions import is_size, value_of
+from pagcp_ir.emit.expressions import value_of
 from pagcp_ir.emit.structure import Run
 
-__all__ = ["Forward", "Statement", "plan_forward"]
+__all__ = ["Statement", "plan_forward"]
 
-MAX_CALLS = 3
-"""Operations in one statement: `F.relu(self.norm(self.conv(x)))`."""
+MAX_CALLS = 4
+"""Operations in one statement: `F.relu(self.norm(self.conv(x)) + y)`."""
 MAX_UNPACKED = 4
-_RESERVED = {*keyword.kwlist, *dir(builtins), "self", "torch", "nn", "F", "math", "operator", "Block", "load"}
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One line of `forward`: its outermost node, the nodes whose variables it assigns (None: `_`), its operands."""
+    """One line of `forward`."""
 
     node: fx.Node
+    """The outermost operation."""
     targets: tuple[fx.Node | None, ...]
+    """The values that get a variable here; None is written `_`."""
     reads: tuple[fx.Node, ...]
+    """The variables that it mentions, in order."""
+    inside: tuple[fx.Node, ...]
+    """The operations written in place, innermost first, then `node`."""
 
 
-@dataclass(frozen=True)
-class Forward:
-    """Statements in order and the name of every variable."""
+def plan_forward(
+    module: fx.GraphModule, runs: Mapping[str, Run], apart: Collection[fx.Node] = ()
+) -> tuple[Statement, ...]:
+    """The statements in order, the return last. `runs`: the calls that one container stands for.
 
-    arguments: tuple[str, ...]
-    statements: tuple[Statement, ...]
-    names: dict[fx.Node, str]
-
-
-def plan_forward(graph: fx.Graph, runs: Mapping[str, Run]) -> Forward:
-    """Decide statements and names. `runs` are the calls that one container stands for."""
-    inside = _InPlace(graph, runs)
-    statements = inside.statements()
-    names = _Namer(graph, statements, inside).names()
-    arguments = tuple(names[n] for n in graph.nodes if n.op == "placeholder")
-    return Forward(arguments, tuple(statements), names)
+    `apart`: nodes that are never written in place.
+    """
+    return tuple(_InPlace(module, runs, apart).statements())
 
 
 def _trivial(node: fx.Node) -> bool:
@@ -69,22 +60,17 @@ def _trivial(node: fx.Node) -> bool:
 class _InPlace:
     """Which nodes are written inside their reader."""
 
-    def __init__(self, graph: fx.Graph, runs: Mapping[str, Run]) -> None:
-        self.graph = graph
-        self.skipped = {n for run in runs.values() for n in run.nodes[:-1]}
+    def __init__(self, module: fx.GraphModule, runs: Mapping[str, Run], apart: Collection[fx.Node]) -> None:
+        self.module, self.apart = module, apart
+        nodes = list(module.graph.nodes)
+        self.output = next(n for n in nodes if n.op == "output")
         self.inputs = {run.nodes[-1]: run.argument for run in runs.values()}
-        self.unpacked = {n: items for n in graph.nodes if (items := _unpacked(n))}
-        items = {i for n in self.unpacked for i in n.users}
-        self.lines = [
-            n
-            for n in graph.nodes
-            if n.op not in ("placeholder", "output")
-            and n not in self.skipped
-            and n not in items
-            and not _trivial(n)
-        ]
+        self.unpacked = {n: items for n in nodes if (items := _unpacked(n))}
+        self.items = {i for n in self.unpacked for i in n.users}
+        hidden = {n for run in runs.values() for n in run.nodes[:-1]} | self.items
+        ends = ("placeholder", "output")
+        self.lines = [n for n in nodes if n.op not in ends and n not in hidden and not _trivial(n)]
         self.inlined: set[fx.Node] = set()
-        self.items = items
         self._absorb_all()
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
@@ -110,25 +96,20 @@ class _InPlace:
                 yield from self.parts(operand)
         yield node
 
-    def statements(self) -> list[Statement]:
+    def statements(self) -> Iterator[Statement]:
         """What remains, in the order of the graph."""
-        result = []
-        for node in self.lines:
+        for node in [*self.lines, self.output]:
             if node in self.inlined:
                 continue
-            targets: tuple[fx.Node | None, ...] = (node,) if node.users else ()
-            if node.target is operator.setitem:
-                targets = ()
-            result.append(
-                Statement(node, self.unpacked.get(node, targets), tuple(dict.fromkeys(self.variables(node))))
-            )
-        return result
+            silent = node.target is operator.setitem or not node.users
+            targets = self.unpacked.get(node, () if silent else (node,))
+            reads = tuple(dict.fromkeys(self.variables(node)))
+            yield Statement(node, targets, reads, tuple(self.parts(node)))
 
     def _absorb_all(self) -> None:
-        output = next(n for n in self.graph.nodes if n.op == "output")
         position = len(self.lines) - 1
-        if isinstance(output.args[0], fx.Node):
-            position, _ = self._absorb(output, position, MAX_CALLS)
+        if isinstance(self.output.args[0], fx.Node):
+            position, _ = self._absorb(self.output, position, MAX_CALLS)
         while position >= 0:
             node = self.lines[position]
             budget = 0 if node.target is operator.setitem else MAX_CALLS - 1
@@ -142,10 +123,30 @@ class _InPlace:
                     position, budget = self._absorb(operand, position, budget)
                 continue
             ready = position >= 0 and self.lines[position] is operand
-            if ready and budget > 0 and operand not in self.unpacked and self._mentions(operand) == 1:
+            if ready and budget > 0 and self._may_absorb(node, operand):
                 self.inlined.add(operand)
                 position, budget = self._absorb(operand, position - 1, budget - 1)
         return position, budget
+
+    def _may_absorb(self, node: fx.Node, operand: fx.Node) -> bool:
+        if operand in self.unpacked or operand in self.apart or self._mentions(operand) > 1:
+            return False
+        if node.args and isinstance(node.args[0], (list, tuple)):  # torch.cat reads best with variables
+            return False
+        # a convolution begins a statement: what activates or normalises its input ends the one before
+        return not (self._weighted(node) and self._keeps_shape(operand))
+
+    def _weighted(self, node: fx.Node) -> bool:
+        if node.op != "call_module":
+            return False
+        weight = getattr(self.module.get_submodule(str(node.target)), "weight", None)
+        return isinstance(weight, Tensor) and weight.dim() > 1
+
+    def _keeps_shape(self, node: fx.Node) -> bool:
+        if node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), _DropoutNd):
+            return False
+        values = [value_of(node), *(value_of(n) for n in self.operands(node)[:1])]
+        return len({tuple(v.shape) for v in values if isinstance(v, Tensor)}) == 1
 
     def _mentions(self, node: fx.Node) -> int:
         count = 0
@@ -169,119 +170,9 @@ def _unpacked(node: fx.Node) -> tuple[fx.Node | None, ...]:
         return ()
     items: list[fx.Node | None] = [None] * len(value)
     for user in node.users:
-        if (
-            user.target is not operator.getitem
-            or not isinstance(user.args[1], int)
-            or user.args[0] is not node
-        ):
+        if user.target is not operator.getitem or not isinstance(user.args[1], int) or user.args[0] is not node:
             return ()
         if items[user.args[1]] is not None:
             return ()
         items[user.args[1]] = user
     return tuple(items)
-
-
-@dataclass
-class _Chain:
-    """The values that one variable holds in turn, alive from statement `start` to `end`."""
-
-    wish: tuple[str, ...]
-    members: list[fx.Node]
-    start: int
-    end: int
-    modules: list[str]
-    named: bool = False
-
-
-class _Namer:
-    """Chains and their names; two chains of one name never live at the same time."""
-
-    def __init__(self, graph: fx.Graph, statements: list[Statement], inside: _InPlace) -> None:
-        self.statements, self.inside = statements, inside
-        self.output = next(n for n in graph.nodes if n.op == "output")
-        self.keys = _output_keys(self.output.args[0])
-        self.last: dict[fx.Node, int] = {}
-        for index, statement in enumerate(statements):
-            self.last.update(dict.fromkeys(statement.reads, index))
-        self.last.update(dict.fromkeys(inside.variables(self.output), len(statements)))
-        self.chains: list[_Chain] = []
-        self.of: dict[fx.Node, _Chain] = {}
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                self._begin(node, -1, (str(node.target),), named=True)
-
-    def names(self) -> dict[fx.Node, str]:
-        """The name of every variable."""
-        for index, statement in enumerate(self.statements):
-            self._assign(index, statement)
-        taken: list[tuple[str, _Chain]] = []
-        for chain in sorted(self.chains, key=lambda c: c.start):
-            busy = {name for name, other in taken if chain.start < other.end and other.start < chain.end}
-            taken.append((_free(chain.wish if chain.named else _wish(chain), busy), chain))
-        return {node: name for name, chain in taken for node in chain.members}
-
-    def _assign(self, index: int, statement: Statement) -> None:
-        modules = [str(n.target) for n in self.inside.parts(statement.node) if n.op == "call_module"]
-        if len(statement.targets) > 1:
-            for letter, node in zip("abcd", statement.targets, strict=False):
-                if node is not None:
-                    self._begin(node, index, (letter,), named=True)
-        elif statement.targets and statement.targets[0] is not None:
-            node = statement.targets[0]
-            chain = None if node in self.keys else self._taken_over(index, statement)
-            if chain is None:
-                wish = (self.keys[node],) if node in self.keys else (_base(node),)
-                chain = self._begin(node, index, wish, named=node in self.keys)
-            else:
-                chain.members.append(node)
-                chain.end = max(chain.end, self.last.get(node, index))
-                self.of[node] = chain
-            chain.modules += modules
-
-    def _begin(self, node: fx.Node, index: int, wish: tuple[str, ...], named: bool) -> _Chain:
-        # a variable that nobody reads still occupies its name in the statement that assigns it
-        chain = _Chain(wish, [node], index, max(self.last.get(node, index), index + 1), [], named)
-        self.chains.append(chain)
-        self.of[node] = chain
-        return chain
-
-    def _taken_over(self, index: int, statement: Statement) -> _Chain | None:
-        if is_size(statement.node):
-            return None
-        for read in statement.reads:
-            chain = self.of[read]
-            generic = not chain.named or chain.wish in (("x",), ("input",))
-            if self.last[read] == index and chain.end == index and generic and not is_size(read):
-                return chain
-        return None
-
-
-def _output_keys(value: Any) -> dict[fx.Node, str]:
-    if not isinstance(value, Mapping):
-        return {}
-    keys = {v: str(k) for k, v in value.items() if isinstance(v, fx.Node) and str(k).isidentifier()}
-    return {node: key for node, key in keys.items() if node.op not in ("placeholder", "get_attr")}
-
-
-def _wish(chain: _Chain) -> tuple[str, ...]:
-    """The innermost scope that holds all modules of the chain; `x` for one that runs through the whole network."""
-    if not chain.modules:
-        return chain.wish
-    scopes = [p.split(".")[:-1] or [p] for p in chain.modules]
-    name = re.sub(r"\W", "_", "_".join(os.path.commonprefix(scopes)))
-    return (name if not name[:1].isdigit() else f"x{name}",) if name else ("x", "y", "z")
-
-
-def _base(node: fx.Node) -> str:
-    """`add_3` as `add`: the name that torch.fx derived from the op."""
-    return re.sub(r"_\d+$", "", node.name) or node.name
-
-
-def _free(wish: tuple[str, ...], busy: set[str]) -> str:
-    for name in wish:
-        if name not in busy and name not in _RESERVED:
-            return name
-    count = 2
-    while (name := f"{wish[-1]}_{count}") in busy:
-        count += 1
-    return name

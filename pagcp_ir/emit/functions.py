@@ -1,12 +1,13 @@
-"""The public name of a function that an fx graph calls, found by identity: torch, torch.nn.functional, math, builtins."""
+"""The public name of a function that an fx graph calls, by identity: torch, its namespaces, math, builtins."""
 
 from __future__ import annotations
 
 import builtins
 import functools
+import inspect
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 
 from pagcp_ir.emit.literals import Unprintable
 
-__all__ = ["BINARY", "IN_PLACE", "UNARY", "function_name"]
+__all__ = ["BINARY", "IN_PLACE", "UNARY", "defaults", "function_name"]
 
 # the operator's text and how tightly it binds (the order of Python's own grammar)
 BINARY: dict[Callable[..., Any], tuple[str, int]] = {
@@ -81,7 +82,7 @@ _BUILTINS = (
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """`torch.cat`, `F.relu`, `math.sqrt`, `min`, `torch.ops.aten.relu.default`. Raises Unprintable when not public."""
+    """`torch.cat`, `F.relu`, `min`, `torch.ops.aten.relu.default`. Raises Unprintable when not public."""
     if isinstance(function, torch._ops.OpOverload):
         if function.namespace in ("aten", "prims"):
             return f"torch.ops.{function}"
@@ -92,6 +93,18 @@ def function_name(function: Callable[..., Any]) -> str:
         return _names().get(function) or _refuse(function)
     except TypeError:  # not hashable: surely not one of theirs
         return _refuse(function)
+
+
+def defaults(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """The default of every keyword argument, as far as the function tells."""
+    # F.max_pool2d and its like dispatch on return_indices and hide their signature
+    plain = getattr(F, f"_{function.__name__}", function) if function_name(function).startswith("F.") else function
+    try:
+        parameters = inspect.signature(plain).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    found = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return found if plain is function else {**found, "return_indices": False}
 
 
 def _refuse(function: Callable[..., Any]) -> str:

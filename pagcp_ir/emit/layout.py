@@ -1,4 +1,4 @@
-"""Lay source text out: a bracket that does not fit on its line is opened, one item a line, as `ruff format` would."""
+"""Lay source text out: a bracket that does not fit on its line is opened, one item a line, as ruff would."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bracket:
     is_tuple: bool = False
 
 
-Doc = Union[str, Bracket, tuple["Doc", ...]]
+Doc = Union[str, Bracket, tuple["Doc", ...]]  # noqa: UP007 (refers to itself)
 """A text, a bracket that may be broken, or a sequence of such."""
 
 
@@ -51,7 +51,8 @@ def lines(doc: Doc, indent: int = 0, after: str = "") -> list[str]:
     at = breakable[-1]
     bracket = parts[at]
     assert isinstance(bracket, Bracket)
-    inside = [line for item in bracket.items for line in lines(item, indent + 4, ",")]
+    comma = "," if len(bracket.items) > 1 or bracket.is_tuple else ""
+    inside = [line for item in bracket.items for line in lines(item, indent + 4, comma)]
     head = pad + flat(parts[:at]) + bracket.open
     return [head, *inside, pad + bracket.close + flat(parts[at + 1 :]) + after]
 

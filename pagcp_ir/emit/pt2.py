@@ -1,4 +1,4 @@
-"""model.pt2: the network as a torch.export program, loaded with torch.export.load by the torch that wrote it."""
+"""model.pt2: the network as a torch.export program, for torch.export.load of the torch that wrote it."""
 
 from __future__ import annotations
 

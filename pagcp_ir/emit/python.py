@@ -28,8 +28,9 @@ TOLERANCE = 1e-6
 def write(program: Program, folder: Path, about: About) -> ExportReport:
     """Write model.py and model.safetensors. Raises EmitError E601-E604; then neither file is left."""
     module = program.copy().cpu()
-    runs = [(x := program.example_inputs(batch), _run(module, x)) for batch in (2, 3)]
-    source = source_of(module, about, list(_signature(program, runs)), runs[0][1], WEIGHTS)
+    runs = list(_runs(program, module))
+    name = type(program.module).__name__  # a copy forgets it
+    source = source_of(module, name, about, list(_signature(program, runs)), runs[0][1], WEIGHTS)
     paths = (folder / SOURCE, folder / WEIGHTS)
     try:
         paths[0].write_text(source.text, encoding="utf-8", newline="\n")
@@ -48,10 +49,19 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
             path.unlink(missing_ok=True)
         if isinstance(error, EmitError) or not isinstance(error, Exception):
             raise
-        raise EmitError.one(
-            "E604", f"{SOURCE} does not run as written: {type(error).__name__}: {error}"
-        ) from error
-    return ExportReport((SOURCE, WEIGHTS), parity, ("batch",))
+        raise EmitError.one("E604", f"{SOURCE} does not run as written: {type(error).__name__}: {error}") from error
+    return ExportReport((SOURCE, WEIGHTS), parity, ("batch",) if len(runs) > 1 else ())
+
+
+def _runs(program: Program, module: nn.Module) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
+    """Inputs and outputs at batch 2, and at batch 3 where the network takes it."""
+    inputs = program.example_inputs(2)
+    yield inputs, _run(module, inputs)
+    try:
+        inputs = program.example_inputs(3)
+        yield inputs, _run(module, inputs)
+    except RuntimeError:  # a size in the network says 2
+        return
 
 
 def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -62,7 +72,7 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 def _import(path: Path) -> Any:
     """The file as a module of its own that sys.modules never sees."""
     spec = importlib.util.spec_from_file_location("model", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
     return module
@@ -77,15 +87,11 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
 
 def _signature(program: Program, runs: list[tuple[tuple[Tensor, ...], Any]]) -> Iterator[str]:
     names = [str(n.target) for n in program.module.graph.nodes if n.op == "placeholder"]
-    for name, two, three in zip(names, runs[0][0], runs[1][0], strict=False):
+    for name, two, three in zip(names, runs[0][0], runs[-1][0], strict=False):
         yield f"Input {name}: {_shape(two, three)}"
-    for (name, two), (_, three) in zip(named_outputs(runs[0][1]), named_outputs(runs[1][1]), strict=True):
+    for (name, two), (_, three) in zip(named_outputs(runs[0][1]), named_outputs(runs[-1][1]), strict=True):
         if isinstance(two, Tensor):
-            yield (
-                f"Output {name}: {_shape(two, three)}"
-                if name != "output"
-                else f"Output: {_shape(two, three)}"
-            )
+            yield (f"Output {name}: {_shape(two, three)}" if name != "output" else f"Output: {_shape(two, three)}")
 
 
 def _shape(two: Tensor, three: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,18 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from pagcp_ir.emit.base import About
-from pagcp_ir.emit.constructors import constructor
 from pagcp_ir.emit.expressions import Expressions
-from pagcp_ir.emit.forward import Forward, Statement, plan_forward
-from pagcp_ir.emit.layout import WIDTH, Bracket, Doc, call, lines
+from pagcp_ir.emit.forward import Statement, plan_forward
+from pagcp_ir.emit.initialiser import Initialiser
+from pagcp_ir.emit.layout import WIDTH, Bracket, lines
 from pagcp_ir.emit.literals import Unprintable, literal
-from pagcp_ir.emit.structure import Scope, Structure, structure_of
+from pagcp_ir.emit.names import variable_names
+from pagcp_ir.emit.structure import structure_of
 from specs.diagnostics import Diagnostic, EmitError
 
-__all__ = ["SAFETENSORS_DTYPES", "Source", "class_name", "source_of"]
+__all__ = ["Source", "source_of"]
 
 SAFETENSORS_DTYPES = {
     torch.float64: "F64",
@@ -34,6 +36,8 @@ SAFETENSORS_DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+_HINT = "export pt2 and onnx only, or write this part with modules and functions of torch"
 
 _BLOCK = '''class Block(nn.Module):
     """Sub-modules under their names."""
@@ -77,193 +81,95 @@ class Source:
 
 
 def source_of(
-    module: fx.GraphModule, about: About, signature: Sequence[str], output: Any, weights: str
+    module: fx.GraphModule, name: str, about: About, signature: Sequence[str], output: Any, weights: str
 ) -> Source:
-    """Print `module`. `signature`: lines on inputs and outputs; `output`: an example; `weights`: the file's name.
+    """Print `module`. `name`: of its class; `signature`: lines on inputs and outputs; `output`: an example.
 
-    Raises EmitError E601, E602 or E603, one diagnostic for everything that cannot be printed.
+    `weights`: the file's name. Raises EmitError E601-E603, a diagnostic for each thing that cannot be printed.
     """
-    return _Writer(module, about, signature, output, weights).source()
-
-
-def class_name(module: fx.GraphModule) -> str:
-    """The original's class, as an identifier that nothing else in the file has."""
-    name = re.sub(r"\W", "", type(module).__name__)
-    if not name.isidentifier() or name in ("GraphModule", "Module"):
-        return "Model"
-    return f"{name}Model" if name in ("Block", "Path", "F") else name
+    writer = _Writer(module)
+    name = _class_name(name)
+    body = [
+        *writer.head(name, about),
+        *writer.initialiser(),
+        "",
+        *writer.forward(output),
+    ]
+    load = _LOAD.format(weights=weights, name=name, dtypes=writer.dtypes())
+    if writer.problems:
+        raise EmitError(writer.problems)
+    parts = ["\n".join(body) + "\n", load]
+    if any(re.search(r"\bBlock\(", line) for line in body):
+        parts.insert(0, _BLOCK)
+    code = "\n\n".join(parts)
+    return Source(f"{_docstring(about, signature)}\n{_imports(code)}\n\n\n{code}", name)
 
 
 class _Writer:
-    def __init__(
-        self, module: fx.GraphModule, about: About, signature: Sequence[str], output: Any, weights: str
-    ) -> None:
-        self.module, self.about, self.signature, self.weights = module, about, tuple(signature), weights
-        self.annotation = annotation(output)
-        self.name = class_name(module)
-        self.structure: Structure = structure_of(module)
+    """The parts of the class, and what could not be printed."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.structure = structure_of(module)
         self.problems: list[Diagnostic] = []
 
-    def source(self) -> Source:
-        constructor_lines = list(self._constructor())
-        forward_lines = list(self._forward())
-        if self.problems:
-            raise EmitError(self.problems)
-        base = {"list": "nn.ModuleList", "dict": "nn.ModuleDict"}.get(self.structure.root.kind, "nn.Module")
-        summary = _clean(self.about.title)
-        body = [
-            f"class {self.name}({base}):",
-            f'    """{summary}"""',
-            "",
-            "    def __init__(self) -> None:",
-            *constructor_lines,
-            "",
-            *forward_lines,
-        ]
-        parts = ["\n".join(body) + "\n", self._load()]
-        if any(
-            line.lstrip().startswith(("Block(", "Block,")) or "Block(" in line for line in constructor_lines
-        ):
-            parts.insert(0, _BLOCK)
-        code = "\n\n".join(parts)
-        return Source(f"{self._docstring()}\n{_imports(code)}\n\n\n{code}", self.name)
+    def head(self, name: str, about: About) -> list[str]:
+        bases = {"list": "nn.ModuleList", "dict": "nn.ModuleDict"}
+        base = bases.get(self.structure.root.kind, "nn.Module")
+        docstring = f'    """{_clean(about.title)}"""'
+        return [f"class {name}({base}):", docstring, "", "    def __init__(self) -> None:"]
 
-    def _docstring(self) -> str:
-        text = [_clean(self.about.title), "", *self.signature, ""]
-        if self.about.lines:
-            text += [*(_clean(line) for line in self.about.lines), ""]
-        wrapped = [w for line in text for w in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""]]
-        return '"""' + "\n".join(wrapped).rstrip() + '\n"""\n'
+    def initialiser(self) -> list[str]:
+        return list(Initialiser(self.module, self.structure, self._refuse_module).lines())
 
-    def _load(self) -> str:
+    def forward(self, output: Any) -> list[str]:
+        """Planned again, with less written in place, until no statement is too long for its line."""
+        apart: set[fx.Node] = set()
+        while True:
+            plan = plan_forward(self.module, self.structure.runs, apart)
+            names = variable_names(self.module.graph, plan)
+            printer = Expressions(self.structure.text, self._folded(), names)
+            texts = [list(self._statement(printer, statement)) for statement in plan]
+            long = [s.inside[-2] for s, text in zip(plan, texts, strict=True) if len(text) > 1 < len(s.inside)]
+            if apart.issuperset(long):
+                break
+            apart.update(long)
+        arguments = [f"{names[n]}: torch.Tensor" for n in self.module.graph.nodes if n.op == "placeholder"]
+        head = ("def forward", Bracket("(", ("self", *arguments), ")"), f" -> {annotation(output)}:")
+        return [*lines(head, 4), *(line for text in texts for line in text)]
+
+    def dtypes(self) -> str:
+        """The table from safetensors' names of types to torch's, of those that occur."""
         used = {t.dtype for t in [*self.module.parameters(), *self.module.buffers()]}
         for dtype in sorted(used - set(SAFETENSORS_DTYPES), key=str):
             self._refuse("E603", f"tensors of type {dtype} cannot be stored in safetensors")
         names = {SAFETENSORS_DTYPES[d]: str(d) for d in SAFETENSORS_DTYPES if d in used}
         table = Bracket("{", tuple((literal(k), ": ", v) for k, v in names.items()), "}")
-        text = "\n".join(lines(("dtypes = ", table), 4)).strip().removeprefix("dtypes = ")
-        return _LOAD.format(weights=self.weights, name=self.name, dtypes=text)
+        return "\n".join(lines(("dtypes = ", table), 4)).strip().removeprefix("dtypes = ")
+
+    def _folded(self) -> dict[fx.Node, tuple[str, Any]]:
+        return {run.nodes[-1]: (path, run.argument) for path, run in self.structure.runs.items()}
+
+    def _statement(self, printer: Expressions, statement: Statement) -> Iterator[str]:
+        node = statement.node
+        try:
+            if node.op == "output":
+                yield from lines(("return ", printer.value(_plain(node.args[0]))), 8)
+                return
+            targets = ", ".join("_" if t is None else printer.names[t] for t in statement.targets)
+            yield from lines((f"{targets} = " if targets else "", printer.node(node)[0]), 8)
+        except Unprintable as reason:
+            where = next((w for n in reversed(statement.inside) if (w := _where(n))), "")
+            self._refuse("E602", f"{node.name} cannot be written as source: {reason}", where, _HINT)
+
+    def _refuse_module(self, path: str, reason: str) -> None:
+        where = next((_where(n) for n in self.module.graph.nodes if n.target == path), "")
+        self._refuse("E601", f"module {path} cannot be written as source: {reason}", where, _HINT)
 
     def _refuse(self, code: str, message: str, where: str = "", hint: str = "") -> None:
-        self.problems.append(Diagnostic(code, message, where, hint))
-
-    # __init__
-
-    def _constructor(self) -> Iterator[str]:
-        root = self.structure.root
-        if root.kind in ("list", "dict"):
-            yield from lines(("super().__init__", Bracket("(", (self._children(root),), ")")), 8)
-        else:
-            yield "        super().__init__()"
-            for name, child in root.ordered():
-                yield from lines((f"self.{name} = ", self._scope(child)), 8)
-        for scope in root.walk():
-            if not scope.parameter_list:
-                for tensor in scope.tensors:
-                    yield from self._tensor(f"{scope.path}.{tensor}" if scope.path else tensor)
-        yield from self._ties()
-        yield from self._frozen()
-
-    def _scope(self, scope: Scope) -> Doc:
-        if scope.leaf:
-            return self._leaf(scope.path)
-        if scope.parameter_list:
-            names = sorted(scope.tensors, key=int)
-            values = tuple(_zeros(self._get(f"{scope.path}.{n}")) for n in names)
-            return call("nn.ParameterList", [Bracket("[", values, "]")])
-        if scope.path in self.structure.sequential:
-            return call("nn.Sequential", [self._scope(child) for _, child in scope.ordered()])
-        if scope.kind == "block":
-            return call("Block", [(f"{name}=", self._scope(child)) for name, child in scope.ordered()])
-        return call("nn.ModuleList" if scope.kind == "list" else "nn.ModuleDict", [self._children(scope)])
-
-    def _children(self, scope: Scope) -> Doc:
-        if scope.kind == "list":
-            return Bracket("[", tuple(self._scope(child) for _, child in scope.ordered()), "]")
-        items = tuple((literal(name), ": ", self._scope(child)) for name, child in scope.ordered())
-        return Bracket("{", items, "}")
-
-    def _leaf(self, path: str) -> Doc:
-        try:
-            return constructor(self.module.get_submodule(path))
-        except Unprintable as reason:
-            where = next((_where(n) for n in self.module.graph.nodes if n.target == path), "")
-            hint = "model.pt2 and model.onnx do not need its source; or write it with modules of torch.nn"
-            self._refuse("E601", f"module {path} cannot be written as source: {reason}", where, hint)
-            return "None"
-
-    def _tensor(self, path: str) -> Iterator[str]:
-        owner, _, name = path.rpartition(".")
-        value = self._get(path)
-        target = self.structure.text(owner) if owner else "self"
-        if not isinstance(value, nn.Parameter):
-            yield from lines(
-                (f"{target}.register_buffer", Bracket("(", (literal(name), _empty(value)), ")")), 8
-            )
-        elif name.isidentifier():
-            yield from lines((f"{target}.{name} = ", _zeros(value)), 8)
-        else:
-            args = (literal(name), _zeros(value))
-            yield from lines((f"{target}.register_parameter", Bracket("(", args, ")")), 8)
-
-    def _ties(self) -> Iterator[str]:
-        first: dict[int, str] = {}
-        for path, parameter in self._used_parameters():
-            if id(parameter) in first:
-                yield f"        {self.structure.text(path)} = {self.structure.text(first[id(parameter)])}"
-            else:
-                first[id(parameter)] = path
-
-    def _frozen(self) -> Iterator[str]:
-        """Parameters that the original does not train; none where it trains nothing at all."""
-        used = list(self._used_parameters())
-        if any(p.requires_grad for _, p in used):
-            for path, parameter in used:
-                if not parameter.requires_grad:
-                    yield f"        {self.structure.text(path)}.requires_grad_(False)"
-
-    def _used_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for scope in self.structure.root.walk():
-            prefix = f"{scope.path}." if scope.path else ""
-            if scope.leaf:
-                leaf = self.module.get_submodule(scope.path)
-                for name, parameter in leaf.named_parameters(remove_duplicate=False):
-                    yield prefix + name, parameter
-            for name in scope.tensors:
-                value = self._get(prefix + name)
-                if isinstance(value, nn.Parameter):
-                    yield prefix + name, value
-
-    def _get(self, path: str) -> Tensor:
-        owner, _, name = path.rpartition(".")
-        value = getattr(self.module.get_submodule(owner), name)
-        assert isinstance(value, Tensor)
-        return value
-
-    # forward
-
-    def _forward(self) -> Iterator[str]:
-        plan = plan_forward(self.module.graph, self.structure.runs)
-        folded = {run.nodes[-1]: (path, run.argument) for path, run in self.structure.runs.items()}
-        printer = Expressions(self.structure.text, folded, plan.names)
-        arguments: list[Doc] = ["self", *(f"{name}: torch.Tensor" for name in plan.arguments)]
-        yield from lines(("def forward", Bracket("(", tuple(arguments), ")"), f" -> {self.annotation}:"), 4)
-        for statement in plan.statements:
-            yield from self._statement(printer, plan, statement)
-        output = next(n for n in self.module.graph.nodes if n.op == "output")
-        yield from self._line(output, lambda: ("return ", printer.value(_plain(output.args[0]))))
-
-    def _statement(self, printer: Expressions, plan: Forward, statement: Statement) -> Iterator[str]:
-        targets = ", ".join("_" if t is None else plan.names[t] for t in statement.targets)
-        left = f"{targets} = " if targets else ""
-        yield from self._line(statement.node, lambda: (left, printer.node(statement.node)[0]))
-
-    def _line(self, node: fx.Node, text: Any) -> list[str]:
-        try:
-            return lines(text(), 8)
-        except Unprintable as reason:
-            self._refuse("E602", f"{node.name} cannot be written as source: {reason}", _where(node))
-            return []
+        problem = Diagnostic(code, message, where, hint)
+        if problem not in self.problems:  # forward may be planned several times
+            self.problems.append(problem)
 
 
 def _plain(output: Any) -> Any:
@@ -289,22 +195,22 @@ def annotation(output: Any) -> str:
         inner = [annotation(v) for v in output]
         if isinstance(output, list):
             return f"list[{inner[0] if len(set(inner)) == 1 else 'object'}]"
-        return (
-            f"tuple[{inner[0]}, ...]"
-            if len(set(inner)) == 1 and len(inner) > 3
-            else f"tuple[{', '.join(inner)}]"
-        )
+        return f"tuple[{inner[0]}, ...]" if len(set(inner)) == 1 and len(inner) > 3 else f"tuple[{', '.join(inner)}]"
     return "object"
 
 
-def _zeros(value: Tensor) -> Doc:
-    return call("nn.Parameter", [_empty(value)])
+def _class_name(original: str) -> str:
+    """The original's class, as an identifier that nothing else in the file has."""
+    name = re.sub(r"\W", "", original)
+    if not name.isidentifier() or keyword.iskeyword(name) or name in ("GraphModule", "Module"):
+        return "Model"
+    return f"{name}Model" if name in ("Block", "Path", "F", "nn", "torch", "json", "load") else name
 
 
-def _empty(value: Tensor) -> Doc:
-    shape = literal(tuple(value.shape))
-    dtype: list[Doc] = [] if value.dtype is torch.float32 else [f"dtype={value.dtype}"]
-    return call("torch.zeros", [shape, *dtype])
+def _docstring(about: About, signature: Sequence[str]) -> str:
+    text = [_clean(about.title), "", *signature, "", *(_clean(line) for line in about.lines)]
+    wrapped = [w for line in text for w in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""]]
+    return '"""' + "\n".join(wrapped).rstrip() + '\n"""\n'
 
 
 def _where(node: fx.Node) -> str:

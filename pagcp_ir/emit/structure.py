@@ -1,11 +1,12 @@
-"""The module tree of the emitted class: which sub-modules and tensors the graph uses, and how the text reaches them.
+"""The module tree of the emitted class: which sub-modules and tensors the graph uses, how the text reaches them.
 
-Names in the state dict are those of the original. Children named 0..n-1 live in an nn.ModuleList (an nn.Sequential
-where the graph calls them one after the other), other nested children in a Block, odd names in an nn.ModuleDict.
+Names in the state dict are the original's. Children 0..n-1 live in an nn.ModuleList (in an nn.Sequential where the
+graph calls them one after the other), other nested children in a Block, odd names in an nn.ModuleDict.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import keyword
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import fx
+from torch import fx, nn
 
 __all__ = ["Run", "Scope", "Structure", "structure_of"]
 
@@ -22,12 +23,13 @@ Kind = Literal["leaf", "block", "list", "dict"]
 
 @dataclass
 class Scope:
-    """One module of the tree: a leaf that is called, or a container of children and of tensors used directly."""
+    """One module of the tree: a leaf that is called, or a container of children and of bare tensors."""
 
     path: str
     leaf: bool = False
     children: dict[str, Scope] = field(default_factory=dict)
-    tensors: list[str] = field(default_factory=list)
+    tensors: dict[str, bool] = field(default_factory=dict)
+    """By name, whether it is a parameter."""
 
     @property
     def kind(self) -> Kind:
@@ -39,10 +41,15 @@ class Scope:
         return "block" if all(_is_name(n) for n in names) else "dict"
 
     @property
-    def parameter_list(self) -> bool:
-        """Holds nothing but tensors 0..n-1, as nn.ParameterList does."""
-        numbered = sorted(self.tensors) == sorted(map(str, range(len(self.tensors))))
-        return bool(self.tensors) and numbered and not self.children and not self.leaf and bool(self.path)
+    def numbered(self) -> bool:
+        """Its tensors are 0..n-1."""
+        return sorted(self.tensors) == sorted(map(str, range(len(self.tensors))))
+
+    @property
+    def holds_parameters(self) -> bool:
+        """Nothing but parameters whose names are no attributes: an nn.ParameterList or nn.ParameterDict."""
+        odd = any(not _is_name(name) for name in self.tensors)
+        return odd and bool(self.path) and not self.children and all(self.tensors.values())
 
     def ordered(self) -> list[tuple[str, Scope]]:
         """The children; those of a list by number."""
@@ -77,10 +84,12 @@ class Structure:
         """`layers.0.conv` as `self.layers[0].conv`."""
         text, scope = "self", self.root
         for name in path.split("."):
-            if scope.kind == "list" or (scope.parameter_list and name in scope.tensors):
+            if scope.kind == "list" and name in scope.children:
                 text = f"{text}[{name}]"
             elif scope.kind == "dict" and name in scope.children:
                 text = f"{text}[{json.dumps(name)}]"
+            elif scope.holds_parameters:
+                text = f"{text}[{name if scope.numbered else json.dumps(name)}]"
             else:
                 text = f"{text}.{name}" if _is_name(name) else f"getattr({text}, {json.dumps(name)})"
             scope = scope.children.get(name, scope)
@@ -96,7 +105,7 @@ def structure_of(module: fx.GraphModule) -> Structure:
             _scope(root, str(node.target)).leaf = True
     for node in nodes:
         if node.op == "get_attr":
-            _add_tensor(root, str(node.target))
+            _add_tensor(root, str(node.target), module)
     runs = _runs(root, nodes)
     outermost = {path: r for path, r in runs.items() if path.rpartition(".")[0] not in runs}
     return Structure(root, frozenset(runs), outermost)
@@ -114,7 +123,7 @@ def _scope(root: Scope, path: str) -> Scope:
     return scope
 
 
-def _add_tensor(root: Scope, target: str) -> None:
+def _add_tensor(root: Scope, target: str, module: nn.Module) -> None:
     """A tensor that belongs to a leaf comes with that leaf's constructor."""
     path, _, name = target.rpartition(".")
     scope = root
@@ -124,13 +133,12 @@ def _add_tensor(root: Scope, target: str) -> None:
         scope = scope.children[part]
     if scope.leaf:
         return
-    scope = _scope(root, path)
-    if name not in scope.tensors:
-        scope.tensors.append(name)
+    value = getattr(module.get_submodule(path), name)
+    _scope(root, path).tensors[name] = isinstance(value, nn.Parameter)
 
 
 def _runs(root: Scope, nodes: list[fx.Node]) -> dict[str, Run]:
-    """Containers whose children 0..n-1 are each called once, directly after one another, and never otherwise."""
+    """Containers whose children 0..n-1 are each called once, one directly after the other."""
     calls = Counter(str(n.target) for n in nodes if n.op == "call_module")
     spans: dict[str, Run] = {}
     for node in nodes:
@@ -154,7 +162,7 @@ def _joined(parts: list[Run | None]) -> Run | None:
     runs = [p for p in parts if p is not None]
     if len(runs) < len(parts):
         return None
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in itertools.pairwise(runs):
         last, first = before.nodes[-1], after.nodes[0]
         if after.argument is not last or last.next is not first or len(last.users) != 1:
             return None
