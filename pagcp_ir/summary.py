@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from specs.diff import GraphSummary, LayerRow
 from torch import fx
 from torch.export import ExportedProgram
 
 from specs.diagnostics import EmitError
+from specs.diff import GraphSummary, LayerRow
 from specs.plan import Costs
 
 __all__ = ["summary_of_export", "summary_of_pt2"]
@@ -37,13 +37,13 @@ _WEIGHT_AT = {"aten.addmm": 2}
 
 
 def summary_of_pt2(path: str | Path, title: str | None = None) -> GraphSummary:
-    """The summary of a .pt2 file. Raises EmitError E620 when torch.export cannot load it."""
+    """The summary of a .pt2 file. Raises EmitError E609 when torch.export cannot load it."""
     try:
         program = torch.export.load(path)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EmitError.one(
-            "E620",
+            "E609",
             f"torch.export cannot load the program: {reason}",
             str(path),
             f"a .pt2 file belongs to the torch version that wrote it; this is {torch.__version__}",
@@ -52,7 +52,7 @@ def summary_of_pt2(path: str | Path, title: str | None = None) -> GraphSummary:
 
 
 def summary_of_export(program: ExportedProgram, title: str) -> GraphSummary:
-    """Layers in call order; a layer that is called twice occurs twice, its parameters count once."""
+    """Layers in call order; a layer that is called twice occurs twice, its parameters count once in the total."""
     rows = tuple(_rows(program))
     parameters = {id(p): p for p in program.parameters()}
     tensors = parameters | {id(b): b for b in program.buffers()}
@@ -67,7 +67,6 @@ def summary_of_export(program: ExportedProgram, title: str) -> GraphSummary:
 def _rows(program: ExportedProgram) -> Iterator[LayerRow]:
     names = _tensor_names(program)
     batch = _batch(program)
-    seen: set[str] = set()
     for node in program.graph.nodes:
         op = str(node.target).rsplit(".", 1)[0]
         kind = _KINDS.get(op) if node.op == "call_function" else None
@@ -77,8 +76,7 @@ def _rows(program: ExportedProgram) -> Iterator[LayerRow]:
         tensors = [_source(a) for a in node.args]
         own = {names[t.name]: _shape(t) for t in tensors if t is not None and t.name in names}
         name = names[weight.name].removesuffix(".weight")
-        params = 0 if name in seen else sum(math.prod(shape) for shape in own.values())
-        seen.add(name)
+        params = sum(math.prod(shape) for shape in own.values())
         yield _row(node, name, kind, weight, params, batch)
 
 
@@ -89,18 +87,14 @@ def _row(node: fx.Node, name: str, kind: str, weight: fx.Node, params: int, batc
     given = _shape(source)
     if kind == "Linear":
         inputs, outputs = given[-1], result[-1]
-        return LayerRow(
-            name, kind, inputs, outputs, _per_sample(given[:-1], batch) * math.prod(shape), params
-        )
+        return LayerRow(name, kind, inputs, outputs, _per_sample(given[:-1], batch) * math.prod(shape), params)
     transposed = "transpose" in str(node.target) or (kind == "Conv" and bool(node.args[6]))
     channel = len(given) - (len(shape) - 1)
     if kind == "Conv":
         kind = f"Conv{'Transpose' if transposed else ''}{len(shape) - 2}d"
     space = (given if transposed else result)[channel + 1 :]
     lead = _per_sample(given[:channel], batch)
-    return LayerRow(
-        name, kind, given[channel], result[channel], lead * math.prod(space) * math.prod(shape), params
-    )
+    return LayerRow(name, kind, given[channel], result[channel], lead * math.prod(space) * math.prod(shape), params)
 
 
 def _per_sample(shape: tuple[int, ...], batch: int) -> int:

@@ -48,6 +48,7 @@ CODES: dict[str, str] = {
     "S116": "an override (--set) cannot be read or applied",
     "S117": "the file is too large, too deep, or expands to too many values",
     "S118": "a name does not have the form that is needed here, such as module:callable",
+    "S119": "the output folder exists and may not be replaced",
     # the artifacts
     "E601": "a module cannot be written as source that needs only torch",
     "E602": "an operation of the network cannot be written as source that needs only torch",
@@ -57,10 +58,14 @@ CODES: dict[str, str] = {
     "E606": "model.pt2, once written, does not give the outputs of the network",
     "E607": "the network cannot be exported to ONNX",
     "E608": "model.onnx, run by onnxruntime, does not give the outputs of the network",
+    "E609": "torch.export cannot load a program",
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",
     "T203": "the network takes another number of inputs than the spec gives",
+    "T204": "the file of trained weights cannot be read",
+    "T205": "tensors of the network and of the weights file do not match by name",
+    "T206": "tensors of the network and of the weights file do not match in shape",
     # the channel graph
     "G301": "nothing may be cut",
     "G302": "a glob of model.protect matches no layer",

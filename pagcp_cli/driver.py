@@ -1,0 +1,183 @@
+"""compile: the pipeline from a spec to an artifact folder, top to bottom.
+
+open the network -> run the passes -> prove the cuts -> measure on test -> export -> write, whole or not at all
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pagcp_cli.folder import staged
+from pagcp_cli.lock import lock_text
+from pagcp_cli.network import open_network
+from pagcp_ir.emit import EXPORTERS, About
+from pagcp_ir.planning import make_plan
+from pagcp_ir.rewrite import materialise
+from pagcp_ir.verify import Verification, require_exact, verify
+from passes import make_pass
+from passes.base import Context, Pass, Progress, State, run_passes
+from passes.data import Splits, load_splits
+from passes.journal import Journal
+from passes.measure import measure, verdicts
+from passes.oracle import RealOracle
+from passes.tasks import Task, build_tasks
+from specs.plan import Costs, Decision, Plan, Verdict
+from specs.spec import Spec
+
+__all__ = ["CompileResult", "Exported", "compile_spec"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One export. `parity`: largest difference from the network in torch, over the output's scale."""
+
+    format: str
+    parity: float | None
+    dynamic: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What was written to `out`, and what it rests on. `missed`: guarantees and budgets that were not met."""
+
+    out: Path
+    files: tuple[str, ...]
+    plan: Plan
+    decisions: tuple[Decision, ...]
+    verdicts: tuple[Verdict, ...]
+    limits: Mapping[str, int] = field(hash=False)
+    verification: Verification
+    exports: tuple[Exported, ...]
+    missed: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything was met, 4 when something was missed."""
+        return 4 if self.missed else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The data of `--json`."""
+        return {"ok": not self.missed, "out": str(self.out), "files": list(self.files), **self.evidence()}
+
+    def evidence(self) -> dict[str, Any]:
+        """The data of evidence.json."""
+        return {
+            "costs": {"before": asdict(self.plan.before), "after": asdict(self.plan.after)},
+            "limits": dict(self.limits),
+            "verdicts": [v.to_dict() for v in self.verdicts],
+            "missed": list(self.missed),
+            "verification": asdict(self.verification),
+            "exports": [asdict(e) for e in self.exports],
+            "decisions": [d.to_dict() for d in self.decisions],
+        }
+
+
+def compile_spec(
+    spec: Spec, out: str | Path, *, force: bool = False, progress: Progress | None = None
+) -> CompileResult:
+    """Prune the network of `spec`, prove it, measure it, and write it to the folder `out`.
+
+    `force` lets an earlier result in `out` be replaced. `progress` is told of every journal record.
+    Raises a PagcpError, and writes nothing, when anything fails; a missed guarantee or budget is no failure: it is
+    written, and listed in `missed`.
+    """
+    device = _device(spec)
+    passes = tuple(make_pass(step.name, step.options) for step in spec.passes)
+    with staged(Path(out), force) as folder, Journal(folder / "journal.jsonl") as journal:
+        program, channels = open_network(spec)
+        tasks = build_tasks(spec)
+        data = load_splits(spec, device) if spec.data is not None else None
+        start = State(program, channels, make_plan(program, channels, channels.all))
+        ctx = Context(spec.budgets, spec.seed, device, _oracle(tasks, data), data, tasks, journal)
+        if progress is not None:
+            ctx = Context(**{**vars(ctx), "progress": progress})
+        end = run_passes(passes, start, ctx)
+        verification = _proven(start, end, passes)
+        judged = _judged(start, end, tasks, data)
+        files, exports = _export(spec, end, folder)
+        limits = spec.budgets.limits(end.plan.before)
+        result = CompileResult(
+            out=Path(out),
+            files=tuple(sorted({*files, "plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl"})),
+            plan=end.plan,
+            decisions=end.decisions,
+            verdicts=judged,
+            limits=limits,
+            verification=verification,
+            exports=exports,
+            missed=_missed(judged, end.plan.after, limits),
+        )
+        _write(spec, result, folder)
+    return result
+
+
+def _device(spec: Spec) -> torch.device:
+    if spec.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(spec.device)
+
+
+def _oracle(tasks: tuple[Task, ...], data: Splits | None) -> RealOracle | None:
+    if not tasks or data is None or "calibration" not in data:
+        return None
+    return RealOracle(tasks, data["calibration"].cached())
+
+
+def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:
+    """All rounds at once, from the original to the final plan. Trained networks differ: then the cuts alone."""
+    trained = any(step.kind == "transformer" for step in passes)
+    cut = materialise(start.program, start.channels, end.keep) if trained else end.program
+    found = verify(start.program, start.channels, end.keep, cut)
+    require_exact(found)
+    return found
+
+
+def _judged(start: State, end: State, tasks: tuple[Task, ...], data: Splits | None) -> tuple[Verdict, ...]:
+    """The one measurement of the guarantees."""
+    if data is None or not any(task.guarantee for task in tasks):
+        return ()
+    split, name = data.judge
+    return verdicts(tasks, measure(start.program, tasks, split), measure(end.program, tasks, split), name)
+
+
+def _export(spec: Spec, end: State, folder: Path) -> tuple[list[str], tuple[Exported, ...]]:
+    digest = hashlib.sha256(end.plan.to_json().encode()).hexdigest()
+    kept = f"{end.plan.after.macs:,} of {end.plan.before.macs:,} MACs"
+    about = About(
+        title=f"{spec.model.factory or spec.model.program}, pruned by pagcp",
+        lines=(f"Keeps {kept}.", f"plan.json sha256: {digest}"),
+    )
+    files: list[str] = []
+    exports: list[Exported] = []
+    for name in spec.export:
+        report = EXPORTERS[name](end.program, folder, about)
+        files += report.files
+        exports.append(Exported(name, report.parity, report.dynamic, report.note))
+    return files, tuple(exports)
+
+
+def _missed(judged: tuple[Verdict, ...], after: Costs, limits: Mapping[str, int]) -> tuple[str, ...]:
+    lines = [f"{v.task}: {v.metric} {v.pruned:.6g} on {v.split}, allowed {v.allowed:.6g}" for v in judged if not v.met]
+    for name, limit in limits.items():
+        cost = getattr(after, name)
+        if cost > limit:
+            lines.append(f"budget {name}: {cost:,}, at most {limit:,}")
+    return tuple(lines)
+
+
+def _write(spec: Spec, result: CompileResult, folder: Path) -> None:
+    texts = {
+        "plan.json": result.plan.to_json(),
+        "evidence.json": json.dumps(result.evidence(), indent=2, sort_keys=True) + "\n",
+        "spec.lock.yaml": lock_text(spec),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,181 @@
+"""The command line: each command says what it takes and hands over; nothing here imports torch.
+
+Exit codes (DESIGN section 5): 0 met; 1 expected failure, nothing written; 2 bad usage or spec; 3 a bug;
+4 written, but a guarantee or a budget was missed; 130 interrupted. stdout is the result, stderr everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specs.diagnostics import PagcpError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="pagcp",
+    help="A compiler for channel pruning: a spec and a trained network in, a smaller network out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="the YAML spec", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override a key of the spec, as in budgets.macs=50%"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pagcp {version('pagcp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
+) -> None:
+    """A compiler for channel pruning: a spec and a trained network in, a smaller network out."""
+
+
+@app.command("compile")
+def compile_command(
+    spec: SpecFile,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="folder to write; default out/<spec's name>")
+    ] = None,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an earlier result in OUT")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prune the network of SPEC, check it, measure it, and write it to OUT."""
+    with _told(as_json):
+        from specs.spec import load_spec
+
+        read = load_spec(spec, overrides or ())
+        from pagcp_cli.folder import check_target
+        from pagcp_cli.live import live_progress
+        from pagcp_cli.render import compile_report
+
+        target = out or Path("out") / spec.stem
+        check_target(target, force)  # before torch is imported and anything is computed
+        from pagcp_cli.driver import compile_spec
+
+        with live_progress() as progress:
+            result = compile_spec(read, target, force=force, progress=progress)
+        _result(result.to_dict() if as_json else compile_report(result))
+        code = result.exit_code
+    raise typer.Exit(code)
+
+
+@app.command()
+def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check SPEC without importing torch, and say in words what it asks for."""
+    with _told(as_json):
+        from pagcp_cli.words import spec_in_words
+        from specs.spec import load_spec
+
+        read = load_spec(spec, overrides or ())
+        words = spec_in_words(read)
+        _result({"ok": True, "understood": words} if as_json else "\n".join([f"{spec} is valid", *words]))
+
+
+@app.command()
+def inspect(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="also write the empty plan (no cuts) there")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the groups of channels in the network of SPEC: what is coupled, what is pinned, and why."""
+    with _told(as_json):
+        from specs.spec import load_spec
+
+        read = load_spec(spec, overrides or ())
+        from pagcp_cli.inspection import inspect_spec
+        from pagcp_cli.render import inspection_report
+
+        found = inspect_spec(read)
+        if plan is not None:
+            plan.write_text(found.plan.to_json(), encoding="utf-8")
+        _result(found.to_dict() if as_json else inspection_report(found))
+
+
+@app.command("diff")
+def diff_command(
+    before: Annotated[Path, typer.Argument(metavar="A", help="plan.json, artifact folder or .pt2")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="plan.json, artifact folder or .pt2")],
+    as_json: Json = False,
+) -> None:
+    """Compare two networks layer by layer: widths, MACs, parameters."""
+    with _told(as_json):
+        from pagcp_cli.render import diff_report
+        from pagcp_cli.summaries import diff
+
+        found = diff(before, after)
+        _result(found.to_dict() if as_json else diff_report(found))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors that complete YAML."""
+    with _told(False):
+        from importlib.resources import files
+
+        sys.stdout.write(files("specs").joinpath("spec.schema.json").read_text(encoding="utf-8"))
+
+
+def _result(result: Any) -> None:
+    """The result on stdout: text as it is, anything else as JSON."""
+    text = result if isinstance(result, str) else json.dumps(result, indent=2)
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+@contextmanager
+def _told(as_json: bool) -> Iterator[None]:
+    """Turn what goes wrong inside into messages on stderr and an exit code; with --json into JSON on stdout too."""
+    try:
+        yield
+    except PagcpError as error:
+        if as_json:
+            _result({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
+        sys.stderr.write(str(error) + "\n")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written\n")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise  # the reader of stdout went away: typer ends quietly
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug, told as one
+        sys.stderr.write(f"pagcp has a bug: {type(error).__name__}: {error}\n  log: {_log()}\n")
+        raise typer.Exit(3) from None
+
+
+def _log() -> str:
+    """The traceback in a file of its own; its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="pagcp-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(f"pagcp {version('pagcp')}, python {sys.version}\n{' '.join(sys.argv)}\n\n")
+        traceback.print_exc(file=file)
+    return file.name
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="pagcp")

@@ -1,0 +1,156 @@
+"""What the commands print on stdout, as tables that fit 80 columns. Colour only on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pagcp_cli.numbers import count, percent, size, value
+
+if TYPE_CHECKING:
+    from pagcp_cli.driver import CompileResult
+    from pagcp_cli.inspection import Inspection, SeenGroup
+    from specs.diff import Diff, DiffRow
+    from specs.plan import Costs, Verdict
+
+__all__ = ["compile_report", "diff_report", "inspection_report"]
+
+_MARKS = {"same": " ", "changed": "~", "added": "+", "removed": "-"}
+_STYLES = {"same": "dim", "changed": "", "added": "green", "removed": "red"}
+
+
+def compile_report(result: CompileResult) -> str:
+    """What was cut, what it cost each task, what was checked, and where it lies."""
+    verification = value(result.verification.error)
+    facts = [
+        ("verified", f"cuts alone equal the masked original within {verification} of the output's scale"),
+        *((f"{r.format}", _parity(r.parity, r.note)) for r in result.exports),
+        ("wrote", f"{result.out}: {', '.join(result.files)}"),
+    ]
+    parts: list[RenderableType] = []
+    if result.verdicts:
+        parts += [_tasks(result.verdicts), ""]
+    parts += [_costs(result.plan.before, result.plan.after, result.limits), "", _pairs(facts)]
+    if result.missed:
+        parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
+    return _text(parts)
+
+
+def inspection_report(found: Inspection) -> str:
+    """One paragraph per group: width, makers, readers, pins with reasons."""
+    head = (
+        f"{len(found.groups)} groups, {found.free} of {found.units} units free to cut; they carry "
+        f"{percent(found.prunable_macs, found.costs.macs)} of {count(found.costs.macs)} MACs"
+    )
+    parts: list[RenderableType] = [Text(head)]
+    for group in found.groups:
+        parts += ["", *_group(group, found.costs.macs)]
+    if found.notes:
+        parts += ["", *(Text(f"note: {note}", style="yellow") for note in found.notes)]
+    return _text(parts)
+
+
+def diff_report(found: Diff) -> str:
+    """One line per layer: width, MACs, parameters, what is kept of the layer, and its share of all MACs."""
+    table = _table("", "layer", ">width", ">MACs", ">params", ">kept", ">share")
+    table.columns[1].overflow = "fold"
+    for row in found.rows:
+        table.add_row(*_diff_cells(row, found.before.macs), style=_STYLES[row.change])
+    before, after = found.before, found.after
+    table.add_section()
+    kept = percent(after.macs, before.macs)
+    params = _change(count(before.params), count(after.params))
+    table.add_row("", "total", "", _change(count(before.macs), count(after.macs)), params, kept, "", style="bold")
+    return _text([table])
+
+
+def _diff_cells(row: DiffRow, total: int) -> tuple[str, ...]:
+    before, after = row.before, row.after
+    width = _change(_maybe(before and before.outputs), _maybe(after and after.outputs))
+    macs = _change(_maybe(before and before.macs), _maybe(after and after.macs))
+    params = _change(_maybe(before and before.params), _maybe(after and after.params))
+    kept = percent(after.macs, before.macs) if before and after else ""
+    share = percent(before.macs, total) if before else ""
+    return _MARKS[row.change], row.name, width, macs, params, kept, share
+
+
+def _maybe(number: int | None) -> str | None:
+    return None if number is None else count(number)
+
+
+def _change(before: str | None, after: str | None) -> str:
+    if before is None or after is None or before == after:
+        return before or after or ""
+    return f"{before} -> {after}"
+
+
+def _tasks(verdicts: Sequence[Verdict]) -> Table:
+    table = _table("task", "metric", ">dense", ">pruned", ">allowed", "verdict", "split")
+    table.columns[1].overflow = "fold"
+    for v in verdicts:
+        verdict = Text("met", "green") if v.met else Text("MISSED", "bold red")
+        table.add_row(v.task, v.metric, value(v.dense), value(v.pruned), value(v.allowed), verdict, v.split)
+    return table
+
+
+def _costs(before: Costs, after: Costs, limits: dict[str, int]) -> Table:
+    table = _table("cost", ">before", ">after", ">kept", ">budget", "verdict")
+    for name, key, shown in (("MACs", "macs", count), ("params", "params", count), ("bytes", "bytes", size)):
+        old, new, limit = getattr(before, key), getattr(after, key), limits.get(key)
+        verdict = Text("")
+        if limit is not None:
+            verdict = Text("met", "green") if new <= limit else Text("MISSED", "bold red")
+        budget = "" if limit is None else percent(limit, old)
+        table.add_row(name, shown(old), shown(new), percent(new, old), budget, verdict)
+    return table
+
+
+def _group(group: SeenGroup, total: int) -> Iterable[RenderableType]:
+    free = f"{group.free} free" if group.free else "none free"
+    head = Text(group.name, style="bold")
+    head.append(f"  width {group.width}, {free}, {percent(group.prunable_macs, total)} of MACs", style="not bold")
+    yield head
+    facts = [("made by", ", ".join(group.producers)), ("read by", ", ".join(group.readers) or "nothing")]
+    if group.coupled:
+        facts.append(("coupled", ", ".join(group.coupled)))
+    facts += [("pinned", f"{p.count} of {group.width}: {p.reason}{_at(p.where)}") for p in group.pins]
+    yield _pairs(facts, indent=2)
+
+
+def _at(where: str) -> str:
+    return f" ({where})" if where else ""
+
+
+def _parity(parity: float | None, note: str) -> str:
+    told = "written" if parity is None else f"equals the network in torch within {value(parity)}"
+    return f"{told}; {note}" if note else told
+
+
+def _pairs(facts: Iterable[tuple[str, str]], indent: int = 0) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, told in facts:
+        table.add_row(" " * indent + name, told)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A table without frames; a column that starts with > is right-aligned."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def _text(parts: Iterable[RenderableType]) -> str:
+    console = Console(markup=False, highlight=False, emoji=False)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
