@@ -1,0 +1,194 @@
+"""The pass contract and its runner.
+
+Selectors only extend the plan; transformers only replace the program. The runner checks which of the two changed,
+cuts and verifies the network after every selector, times and journals: so no pass does any of that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+
+from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.cost import costs
+from pagcp_ir.planning import keep_of, legal, require_free_units
+from pagcp_ir.program import Program
+from pagcp_ir.rewrite import materialise
+from pagcp_ir.verify import require_exact, verify
+from passes.data import CPU, Splits
+from passes.journal import Journal, Kind
+from passes.oracle import Oracle
+from passes.ratios import least
+from passes.tasks import Task
+from specs.diagnostics import DataError, PassError
+from specs.options import SelectorOptions
+from specs.plan import Costs, Decision, Plan
+from specs.spec import Budgets
+
+__all__ = ["Context", "ContractError", "Pass", "Progress", "State", "meets", "refuse_infeasible", "run_passes"]
+
+Progress = Callable[[str, Mapping[str, Any]], None]
+"""Told of every journal record as it is written: its kind and its fields."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a pipeline stands. `program` is cut to `plan`; `channels` describe the ORIGINAL program throughout."""
+
+    program: Program
+    channels: ChannelGraph
+    plan: Plan
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def keep(self) -> Keep:
+        """The plan's keep-set over the original units."""
+        return keep_of(self.channels, self.plan)
+
+
+def _silent(kind: str, fields: Mapping[str, Any]) -> None:
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What passes may touch besides the state. `original`: the uncut program, set by the runner."""
+
+    budgets: Budgets
+    seed: int = 0
+    device: torch.device = CPU
+    oracle: Oracle | None = None
+    data: Splits | None = None
+    tasks: tuple[Task, ...] = ()
+    journal: Journal = field(default_factory=Journal)
+    progress: Progress = _silent
+    workdir: Path | None = None
+    original: Program | None = None
+
+    def note(self, kind: Kind, **fields: Any) -> None:
+        """Write one record to the journal and tell the progress display of it."""
+        self.journal.write(kind, **fields)
+        self.progress(kind, fields)
+
+    def need_oracle(self, name: str) -> Oracle:
+        """The oracle. DataError D709 when there are no tasks or data for one."""
+        if self.oracle is None:
+            raise DataError.one("D709", f"{name} measures the tasks' losses: the spec needs tasks and data")
+        return self.oracle
+
+    def need_data(self, name: str) -> Splits:
+        """The data. DataError D709 when the spec gives none."""
+        if self.data is None:
+            raise DataError.one("D709", f"{name} needs the spec's data")
+        return self.data
+
+
+class Pass(Protocol):
+    """A frozen dataclass with its options as its field."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["selector", "transformer"]]
+
+    @property
+    def options(self) -> Any:
+        """The options: a model of specs/options.py."""
+
+    def run(self, state: State, ctx: Context) -> State:
+        """Selectors: `state` with a smaller plan and more decisions. Transformers: with another program."""
+
+
+class ContractError(RuntimeError):
+    """A pass changed what it may not change: a bug in the pass, never the user's mistake."""
+
+
+def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
+    """Run the passes in order.
+
+    Raises, before any evaluation, GraphError G301 when all is pinned and PassError P401 for budgets out of reach;
+    VerifyError when a cut network does not equal its plan; ContractError for a pass that breaks its contract.
+    Budgets unmet at the end are left to the caller to report.
+    """
+    if any(step.kind == "selector" for step in passes):
+        require_free_units(state.channels)
+    refuse_infeasible(passes, state, ctx.budgets)
+    if ctx.original is None:
+        ctx = replace(ctx, original=state.program)
+    for number, step in enumerate(passes):
+        ctx.note("pass_start", name=step.name, number=number)
+        began = time.perf_counter()
+        after = step.run(state, ctx)
+        if step.kind == "selector":
+            state = _cut(step, state, after)
+        else:
+            _check_transformer(step, state, after)
+            state = after
+        ctx.note(
+            "pass_end",
+            name=step.name,
+            number=number,
+            macs=state.plan.after.macs,
+            params=state.plan.after.params,
+            seconds=round(time.perf_counter() - began, 3),
+        )
+    return state
+
+
+def meets(after: Costs, limits: Mapping[str, int]) -> bool:
+    """Whether every cost is within its limit; True when there are no limits."""
+    return all(getattr(after, name) <= limit for name, limit in limits.items())
+
+
+def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets) -> None:
+    """PassError P401 with the least reachable value when no allowed cut of these passes meets the budgets."""
+    before = costs(state.channels)
+    limits = budgets.limits(before)
+    options = [p.options for p in passes if p.kind == "selector" and isinstance(p.options, SelectorOptions)]
+    if not limits or not options:
+        return
+    keep = state.keep
+    for each in options:
+        keep = least(state.channels, keep, each)
+    reachable = costs(state.channels, keep)
+    if meets(reachable, limits):
+        return
+    missed = []
+    for name, limit in limits.items():
+        low, whole = getattr(reachable, name), getattr(before, name)
+        if low > limit:
+            missed.append(f"{name} {limit:,} ({limit / whole:.1%}), least reachable {low:,} ({low / whole:.1%})")
+    hint = "protect less, raise max_ratio, lower min_channels, or ask for less; `pagcp inspect` lists what is pinned"
+    raise PassError.one("P401", "the budgets are out of reach: " + "; ".join(missed), hint=hint)
+
+
+def _cut(step: Pass, before: State, after: State) -> State:
+    """Check that only the plan grew, cut the program to it, and verify the result."""
+    if after.program is not before.program or after.channels is not before.channels:
+        raise ContractError(f"the selector {step.name!r} changed the program")
+    if after.decisions[: len(before.decisions)] != before.decisions:
+        raise ContractError(f"the selector {step.name!r} changed earlier decisions")
+    old, new = before.keep, after.keep
+    if bool((new & ~old).any()):
+        raise ContractError(f"the selector {step.name!r} took back earlier cuts")
+    if bool((~new & ~before.channels.free).any()) or not legal(before.channels, new):
+        raise ContractError(f"the selector {step.name!r} made a plan that is not legal")
+    if np.array_equal(old, new):
+        return after
+    here = before.channels.restrict(old)
+    program = materialise(before.program, here, new)
+    require_exact(verify(before.program, here, new, program))
+    return replace(after, program=program)
+
+
+def _check_transformer(step: Pass, before: State, after: State) -> None:
+    same = after.plan is before.plan and after.channels is before.channels and after.decisions is before.decisions
+    if not same:
+        raise ContractError(f"the transformer {step.name!r} changed the plan")
+    shapes = [{n: tuple(t.shape) for n, t in s.program.tensors().items()} for s in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ContractError(f"the transformer {step.name!r} changed the shape of a tensor")

@@ -1,0 +1,115 @@
+"""The oracle: what each task's loss would be on the calibration set if only `keep` were kept.
+
+Losses are per-sample means in float64, in eval mode, on the network really cut: slicing is exact for every op.
+Faster oracles stand behind the same protocol.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.program import Program
+from pagcp_ir.rewrite import materialise
+from passes.data import Batch
+from passes.seeding import borrowed_rng
+from passes.tasks import Task, task_losses, weighted
+from specs.diagnostics import DataError
+
+__all__ = ["Oracle", "RealOracle", "Usage"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an oracle has cost so far. A memoised answer is free."""
+
+    evaluations: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Oracle(Protocol):
+    """Answers for one set of tasks on one calibration set; leaves program, random states and grads as they were."""
+
+    @property
+    def usage(self) -> Usage:
+        """What the answers have cost."""
+
+    def losses(self, program: Program, channels: ChannelGraph, keep: Keep) -> Mapping[str, float]:
+        """Each task's loss, in the tasks' order, when `program`, which `channels` describe, is cut to `keep`.
+
+        A loss that is not finite is returned as it is: the search rejects it.
+        """
+
+    def gradients(self, program: Program) -> Mapping[str, Tensor]:
+        """By parameter name: the gradient of the weighted sum of the tasks' mean losses."""
+
+
+class RealOracle:
+    """Cuts the program, runs every batch, remembers the answer for as long as the program stays the same."""
+
+    def __init__(self, tasks: Sequence[Task], batches: Sequence[Batch]) -> None:
+        self._tasks = tuple(tasks)
+        self._batches = tuple(batches)
+        self._samples = sum(batch.size for batch in self._batches)
+        if not self._samples:
+            raise DataError.one("D705", "the calibration split is empty")
+        self._program: Program | None = None
+        self._known: dict[bytes, dict[str, float]] = {}
+        self._gradients: tuple[Program, dict[str, Tensor]] | None = None
+        self._usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """What the answers have cost."""
+        return self._usage
+
+    def losses(self, program: Program, channels: ChannelGraph, keep: Keep) -> Mapping[str, float]:
+        """See Oracle."""
+        if self._program is not program:
+            self._program, self._known = program, {}
+        key = keep.tobytes()
+        if key not in self._known:
+            self._known[key] = self._measure(materialise(program, channels, keep))
+        return dict(self._known[key])
+
+    def gradients(self, program: Program) -> Mapping[str, Tensor]:
+        """See Oracle. The last program's gradients are remembered."""
+        if self._gradients is None or self._gradients[0] is not program:
+            self._gradients = program, self._differentiate(program)
+        return self._gradients[1]
+
+    def _measure(self, program: Program) -> dict[str, float]:
+        began = time.perf_counter()
+        totals = {task.name: 0.0 for task in self._tasks}
+        with borrowed_rng(0), torch.inference_mode():
+            for batch in self._batches:
+                output = program.module(*batch.inputs)
+                for name, loss in task_losses(self._tasks, output, batch.target).items():
+                    totals[name] += float(loss) * batch.size
+        self._spent(time.perf_counter() - began)
+        return {name: total / self._samples for name, total in totals.items()}
+
+    def _differentiate(self, program: Program) -> dict[str, Tensor]:
+        began = time.perf_counter()
+        module = program.copy()
+        parameters = dict(module.named_parameters())
+        module.requires_grad_(True)
+        module.zero_grad()
+        with borrowed_rng(0), torch.enable_grad():
+            for batch in self._batches:
+                losses: Mapping[str, Any] = task_losses(self._tasks, module(*batch.inputs), batch.target)
+                total = weighted(self._tasks, losses) * (batch.size / self._samples)
+                total.backward()
+        self._spent(time.perf_counter() - began)
+        return {name: torch.zeros_like(p) if p.grad is None else p.grad.detach() for name, p in parameters.items()}
+
+    def _spent(self, seconds: float) -> None:
+        used = self._usage
+        self._usage = Usage(used.evaluations + 1, used.images + self._samples, used.seconds + seconds)

@@ -1,0 +1,128 @@
+"""pagcp: cut group by group, as deep as every single task tolerates (arXiv 2303.11923).
+
+The searches are pure functions over a Space; this is the Space of a real network and the pass around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from pagcp_ir.channels import Keep
+from pagcp_ir.cost import costs
+from pagcp_ir.planning import make_plan
+from pagcp_ir.program import Program
+from pagcp_ir.rewrite import materialise
+from passes.base import Context, State, meets
+from passes.criteria import scores
+from passes.published import Evaluation, published
+from passes.ratios import Cutter, Scores, Trim
+from passes.uniform import refuse_uncut
+from specs.options import PagcpOptions
+
+__all__ = ["NetworkSpace", "Pagcp"]
+
+
+@dataclass(frozen=True)
+class Pagcp:
+    """The pass. DataError D709 without tasks and data, PassError P404, P406 (every group refused its first cut)."""
+
+    options: PagcpOptions
+    name: ClassVar[str] = "pagcp"
+    kind: ClassVar[Literal["selector"]] = "selector"
+
+    def run(self, state: State, ctx: Context) -> State:
+        """Search from `state` on; ratios are over the original widths."""
+        ctx.need_oracle(self.name)
+        outcome = published(NetworkSpace(state, ctx, self.options), self.options)
+        refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
+        plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
+        return replace(state, plan=plan, decisions=(*state.decisions, *outcome.decisions))
+
+
+class NetworkSpace:
+    """What the searches ask of a real network. Scores are those of the network as it is cut at that point."""
+
+    def __init__(self, state: State, ctx: Context, options: PagcpOptions) -> None:
+        self._state, self._ctx, self._options = state, ctx, options
+        self._oracle = ctx.need_oracle("pagcp")
+        self._cutter = Cutter(state.channels, options)
+        self._by_name = {group.name: group for group in self._cutter.groups}
+        self._here = state.channels.restrict(state.keep)
+        self._limits = ctx.budgets.limits(costs(state.channels))
+        self._scores: dict[tuple[bytes, str], Scores | None] = {}
+        self._last: tuple[bytes, Program] | None = None
+
+    @cached_property
+    def start(self) -> Keep:
+        """The plan's keep-set so far."""
+        return self._state.keep
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """Names of the groups that may be cut."""
+        return tuple(self._by_name)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The tasks' weights."""
+        return {task.name: task.weight for task in self._ctx.tasks}
+
+    def width(self, group: str) -> int:
+        """The group's width in the original network."""
+        return int(self._by_name[group].units.size)
+
+    def kept(self, group: str, keep: Keep) -> int:
+        """How many of the group's units are kept."""
+        return int(keep[self._by_name[group].units].sum())
+
+    def cut(self, keep: Keep, group: str, ratio: float) -> Trim:
+        """Cut the group by its scores under `keep`."""
+        return self._cutter.cut(keep, self._by_name[group], self._scored(keep, group), ratio)
+
+    def macs(self, keep: Keep) -> int:
+        """MACs of one sample."""
+        return costs(self._state.channels, keep).macs
+
+    def met(self, keep: Keep) -> bool:
+        """Whether there are budgets and they are met."""
+        return bool(self._limits) and meets(costs(self._state.channels, keep), self._limits)
+
+    def losses(self, keep: Keep) -> Mapping[str, float]:
+        """The oracle's answer, from the program as the pass got it."""
+        return self._oracle.losses(self._state.program, self._here, keep)
+
+    def note(self, evaluation: Evaluation) -> None:
+        """Journal it; a loss that is not finite is worth a warning, since it ends the group."""
+        self._ctx.note(
+            "evaluation",
+            group=evaluation.group,
+            ratio=evaluation.ratio,
+            losses=dict(evaluation.losses),
+            task=evaluation.task,
+            rise=evaluation.rise,
+            verdict="accepted" if evaluation.accepted else "rejected",
+            seconds=round(evaluation.seconds, 4),
+        )
+        for task, loss in evaluation.losses.items():
+            if not math.isfinite(loss):
+                message = f"the loss of {task!r} is {loss} with {evaluation.ratio:.0%} of {evaluation.group} cut"
+                self._ctx.note("warning", message=message)
+
+    def _scored(self, keep: Keep, group: str) -> Scores | None:
+        key = (keep.tobytes(), group)
+        if key not in self._scores:
+            here, name = self._state.channels.restrict(keep), self._options.criterion
+            found = scores(name, self._program(keep), here, [self._by_name[group]], self._ctx)
+            self._scores[key] = found[group]
+        return self._scores[key]
+
+    def _program(self, keep: Keep) -> Program:
+        """The program cut to `keep`; the last one is remembered, since a group asks for it at every ratio."""
+        key = keep.tobytes()
+        if self._last is None or self._last[0] != key:
+            self._last = key, materialise(self._state.program, self._here, keep)
+        return self._last[1]
