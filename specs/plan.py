@@ -111,17 +111,14 @@ class Plan:
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "costs": {"before": asdict(self.before), "after": asdict(self.after)},
-            "cuts": [
-                {"group": c.group, "width": c.width, "removed": _lists(ranges(c.removed))} for c in self.cuts
-            ],
+            "cuts": [{"group": c.group, "width": c.width, "removed": _lists(ranges(c.removed))} for c in self.cuts],
             "pins": [
                 {"group": p.group, "units": _lists(ranges(p.units)), "reason": p.reason, "where": p.where}
                 for p in self.pins
             ],
             "layers": [asdict(layer) for layer in self.layers],
             "tensors": {
-                name: {str(dim): _lists(kept) for dim, kept in dims.items()}
-                for name, dims in self.tensors.items()
+                name: {str(dim): _lists(kept) for dim, kept in dims.items()} for name, dims in self.tensors.items()
             },
         }
 

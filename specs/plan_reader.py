@@ -130,7 +130,7 @@ class _Place:
             version.refuse(f"must be {VERSION}, got {version.value}", code="L803")
 
     def ranges(self, width: int) -> tuple[Range, ...]:
-        """Ascending inclusive ranges below `width` that do not touch, so that equal sets are written alike."""
+        """Ascending inclusive ranges below `width` with gaps between, so that equal sets are written alike."""
         found: list[Range] = []
         for item in self.items():
             pair = [number.integer(0, width - 1) for number in item.items()]
@@ -215,9 +215,7 @@ def _size(place: _Place) -> LayerSize:
 
 def _layer(place: _Place) -> LayerCost:
     parts = place.fields("name", "kind", "before", "after")
-    return LayerCost(
-        parts["name"].text(), parts["kind"].text(), _size(parts["before"]), _size(parts["after"])
-    )
+    return LayerCost(parts["name"].text(), parts["kind"].text(), _size(parts["before"]), _size(parts["after"]))
 
 
 def _dims(place: _Place) -> dict[int, tuple[Range, ...]]:

@@ -1,0 +1,175 @@
+"""The options of every pass, with bounds and defaults: the one place that documents them. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from specs.model import LATER, List, Model, Problem, later
+from specs.node import shown
+
+__all__ = [
+    "CRITERIA",
+    "LATER_PASSES",
+    "OPTIONS",
+    "Criterion",
+    "FinetuneOptions",
+    "PagcpOptions",
+    "PassOptions",
+    "ScopeOptions",
+    "SelectorOptions",
+    "UniformOptions",
+]
+
+GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
+MAX_GRID = 200
+Criterion = Literal["l1", "l2", "tp_l1", "tp_l2", "tp_bn_scale", "tp_taylor", "tp_random"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+_LATER_CRITERIA = ("task_taylor", "trace_ratio", "tp_lamp", "tp_fpgm", "tp_hessian")
+_Criterion = Annotated[Criterion, later(*_LATER_CRITERIA, use="l1")]
+_CRITERION = "how a unit's importance is measured; the least important go first"
+
+
+class PassOptions(Model):
+    """What the options of all passes have in common."""
+
+    @classmethod
+    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
+        """Whether a pass with these options measures losses, so that the spec must give tasks and data."""
+        return given.get("criterion") == "tp_taylor"
+
+
+class ScopeOptions(Model):
+    """Limits for the groups whose name matches a glob."""
+
+    max_ratio: float | None = Field(
+        None, ge=0, le=1, description="largest share of a group's units to cut; 0 cuts none"
+    )
+    round_to: int | None = Field(None, ge=1, le=1024, description="kept widths are multiples of this")
+
+
+class SelectorOptions(PassOptions):
+    """Common to the passes that choose what to cut."""
+
+    round_to: int = Field(1, ge=1, le=1024, description="kept widths are multiples of this")
+    min_channels: int = Field(1, ge=1, description="least number of channels to keep on every axis")
+    max_ratio: float = Field(0.95, gt=0, le=1, description="largest share of a group's units to cut")
+    scopes: dict[str, ScopeOptions] = Field(
+        default_factory=dict, description="limits for the groups whose name matches a glob"
+    )
+
+
+class UniformOptions(SelectorOptions):
+    """Every group by the same ratio: the baseline."""
+
+    ratio: float = Field(gt=0, lt=1, description="share of every group's units to cut")
+    criterion: _Criterion = Field("l1", description=_CRITERION)
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """The ratio must be allowed by max_ratio."""
+        ratio, most = given.get("ratio"), given.get("max_ratio", 0.95)
+        if _number(ratio) and _number(most) and 0 < most < ratio < 1:
+            yield Problem(
+                "S104", f"must be at most max_ratio, which is {shown(most)}, got {shown(ratio)}", "", ("ratio",)
+            )
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _grid(value: Any) -> Any:
+    """The evenly spaced ratios of {start, stop, steps}; anything else is left to the field."""
+    if not isinstance(value, Mapping):
+        return value
+    start, stop, steps = (value.get(key) for key in ("start", "stop", "steps"))
+    if len(value) != 3 or not (_number(start) and _number(stop) and isinstance(steps, int)):
+        raise Problem("S105", "must be a list of ratios, or {start, stop, steps} with numbers").error
+    if not 2 <= steps <= MAX_GRID:
+        raise Problem("S104", f"must have 2 to {MAX_GRID} steps, got {shown(steps)}").error
+    return [round(start + (stop - start) * step / (steps - 1), 10) for step in range(steps)]
+
+
+def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if any(high <= low for low, high in pairwise(ratios)):
+        raise Problem("S104", "must ascend from the smallest ratio to the largest").error
+    return ratios
+
+
+class PagcpOptions(SelectorOptions):
+    """Group by group, as deep as every task tolerates (arXiv 2303.11923)."""
+
+    tolerance: float = Field(
+        0.06, gt=0, le=10, description="d0: relative rise of a task's loss that the first group may cause"
+    )
+    total: Annotated[float, later("auto", use="a number")] = Field(
+        6.0, gt=1, le=1e6, description="T: factor on a task's loss if every group uses up its tolerance"
+    )
+    top: float = Field(
+        1.0, gt=0, le=1, description="P: share of the groups to cut, those that cost the least loss per MAC"
+    )
+    criterion: _Criterion = Field("l1", description=_CRITERION)
+    grid: Annotated[
+        List[Annotated[float, Field(gt=0, lt=1)]],
+        AfterValidator(_ascending),
+        BeforeValidator(_grid),
+        Field(min_length=1, max_length=MAX_GRID),
+    ] = Field(GRID, description="ratios to try, ascending, over a group's original width; or {start, stop, steps}")
+    order: Annotated[Literal["macs"], later("latency", use="macs")] = Field(
+        "macs", description="what a group must save to be cut first"
+    )
+    probe: float = Field(0.3, gt=0, lt=1, description="ratio at which a group's savings are measured for the order")
+    search: Annotated[Literal["published"], later("certified", "marginal", use="published")] = Field(
+        "published", description="published: one group after the other, as the paper does"
+    )
+    compensate: Annotated[Literal["none"], later("mean", use="none")] = Field(
+        "none", description="what readers of removed channels get in their place"
+    )
+    confidence: Annotated[None, LATER] = Field(None, description="not available in this version")
+    stop: Literal["budget", "tolerance"] = Field(
+        "budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
+    )
+
+    @classmethod
+    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
+        """Always: the search measures every task's loss."""
+        return True
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """T > 1 + d0: all groups together get more room than the first one alone."""
+        tolerance, total = given.get("tolerance", 0.06), given.get("total", 6.0)
+        if _number(tolerance) and _number(total) and tolerance > 0 and 1 < total <= 1 + tolerance:
+            limit = f"1 + tolerance, which is {1 + tolerance:g}"
+            hint = "total is what all groups together may do to a loss, tolerance what the first one may"
+            yield Problem("S104", f"must be above {limit}, got {shown(total)}", hint, ("total",))
+
+
+class FinetuneOptions(PassOptions):
+    """Trains the network on the weighted sum of the tasks' losses; keeps the epoch that is best on validation."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("ema", "balance", "trainer")
+    epochs: int = Field(5, ge=1, le=100_000, description="passes over the training images")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum 0.9")
+    lr: float = Field(1e-3, gt=0, le=10, description="first learning rate; it falls to zero along a cosine")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decay of weights, not of biases and norms")
+    batch_size: int | None = Field(None, ge=1, description="images in a batch; data.batch_size where unset")
+    distill: float = Field(0.0, ge=0, description="weight of the distance to the original network's outputs")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
+
+    @classmethod
+    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
+        """Always: it trains on their losses."""
+        return True
+
+
+OPTIONS: dict[str, type[PassOptions]] = {
+    "uniform": UniformOptions,
+    "pagcp": PagcpOptions,
+    "finetune": FinetuneOptions,
+}
+LATER_PASSES = ("catro", "cacp", "refit", "repeat")

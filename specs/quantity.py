@@ -1,0 +1,126 @@
+"""Quantities as people write them: 40%, 1pp, 1.2G, 5M, 20MB, 8ms, 0.5. Exact: str(parse(text)) parses to itself.
+
+A share p% of n whole things is floor(n * p / 100), computed in rationals, so that 40% of 10 is 4 on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+__all__ = ["Kind", "Quantity"]
+
+Kind = Literal["percent", "points", "absolute", "bytes", "seconds"]
+
+# unit -> what it measures, and how many of the base unit it is
+_UNITS: dict[str, tuple[Kind, Fraction]] = {
+    "": ("absolute", Fraction(1)),
+    "K": ("absolute", Fraction(10**3)),
+    "M": ("absolute", Fraction(10**6)),
+    "G": ("absolute", Fraction(10**9)),
+    "T": ("absolute", Fraction(10**12)),
+    "%": ("percent", Fraction(1)),
+    "pp": ("points", Fraction(1)),
+    "B": ("bytes", Fraction(1)),
+    "KB": ("bytes", Fraction(10**3)),
+    "MB": ("bytes", Fraction(10**6)),
+    "GB": ("bytes", Fraction(10**9)),
+    "KiB": ("bytes", Fraction(2**10)),
+    "MiB": ("bytes", Fraction(2**20)),
+    "GiB": ("bytes", Fraction(2**30)),
+    "us": ("seconds", Fraction(1, 10**6)),
+    "ms": ("seconds", Fraction(1, 10**3)),
+    "s": ("seconds", Fraction(1)),
+}
+_TEXT = re.compile(r"([+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)\s*(%|[A-Za-z]*)")
+PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? *(%|pp|[KMGT]|[KMG]?B|[KMG]iB|us|ms|s)?$"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with its unit, as written. ValueError (with a message for people) when it cannot be read."""
+
+    value: float
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"a quantity must be finite, got {self.value}")
+        if self.unit not in _UNITS:
+            raise ValueError(_unknown_unit(self.unit))
+
+    @staticmethod
+    def parse(text: str | int | float) -> Quantity:
+        """The quantity of a YAML scalar: a number, or text such as 40% or 1.2G."""
+        if isinstance(text, (int, float)):
+            try:
+                return Quantity(float(text))
+            except OverflowError:
+                raise ValueError("a quantity must be finite") from None
+        match = _TEXT.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"expected a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got {text[:40]!r}")
+        return Quantity(float(match[1]), match[2])
+
+    def __str__(self) -> str:
+        whole = self.value.is_integer() and abs(self.value) < 1e15
+        return f"{int(self.value) if whole else repr(self.value)}{self.unit}"
+
+    @property
+    def kind(self) -> Kind:
+        """What it measures; counts and plain numbers are "absolute"."""
+        return _UNITS[self.unit][0]
+
+    @property
+    def exact(self) -> Fraction:
+        """In the base unit of its kind: percent, points, ones, bytes, seconds."""
+        return Fraction(repr(self.value)) * _UNITS[self.unit][1]
+
+    @property
+    def base(self) -> float:
+        """`exact` as a float."""
+        return float(self.exact)
+
+    def limit(self, original: int) -> int:
+        """The largest whole number that this allows: a share of `original`, or itself where it is not a share."""
+        share = self.exact * original / 100 if self.kind == "percent" else self.exact
+        return math.floor(share)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            _validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": PATTERN}]}
+
+
+def _validate(value: Any) -> Quantity:
+    from pydantic_core import PydanticCustomError
+
+    if isinstance(value, Quantity):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise PydanticCustomError("quantity_type", "must be a quantity such as 40%, 1.2G or 0.5")
+    try:
+        return Quantity.parse(value)
+    except ValueError as error:
+        raise PydanticCustomError("S109", "{problem}", {"problem": str(error)}) from error
+
+
+def _unknown_unit(unit: str) -> str:
+    same = [known for known in _UNITS if known.lower() == unit.lower()]
+    if same:
+        return f"units are case sensitive: write {same[0]} for {unit}"
+    return f"unknown unit {unit!r}; known: %, pp, K, M, G, T, B, KB, MB, GB, KiB, MiB, GiB, us, ms, s"
