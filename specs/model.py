@@ -43,7 +43,7 @@ class Problem:
     @property
     def error(self) -> PydanticCustomError:
         """To raise in a field's validator, whose place it takes."""
-        return PydanticCustomError(self.code, "{problem}", {"problem": self.text, "hint": self.hint})  # type: ignore[arg-type]
+        return PydanticCustomError(self.code, "{problem}", {"problem": self.text, "hint": self.hint})
 
     def details(self, prefix: KeyPath = ()) -> InitErrorDetails:
         """For a ValidationError of several."""
