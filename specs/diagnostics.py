@@ -82,6 +82,7 @@ CODES: dict[str, str] = {
     "P406": "a selector cut nothing, with the reason of every group",
     "P407": "fine-tuning cannot go on: a loss that is not finite, or nothing to train",
     "P408": "a pass is not known, or an installed one has the name of a built-in one",
+    "P409": "a pass lacks an option that it needs here",
     # data, losses and metrics
     "D701": "a module that the spec names cannot be imported, or another one hides it",
     "D702": "a module has no callable of that name",

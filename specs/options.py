@@ -65,7 +65,9 @@ class SelectorOptions(PassOptions):
 class UniformOptions(SelectorOptions):
     """Every group by the same ratio: the baseline."""
 
-    ratio: float = Field(gt=0, lt=1, description="share of every group's units to cut")
+    ratio: float | None = Field(
+        None, gt=0, lt=1, description="share of every group's units to cut; unset: the smallest that meets the budgets"
+    )
     criterion: _Criterion = Field("l1", description=_CRITERION)
 
     @classmethod
