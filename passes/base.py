@@ -31,8 +31,19 @@ from specs.options import SelectorOptions
 from specs.plan import Costs, Decision, Plan
 from specs.spec import Budgets
 
-__all__ = ["Context", "ContractError", "Pass", "Progress", "State", "meets", "refuse_infeasible", "run_passes"]
+__all__ = [
+    "Context",
+    "ContractError",
+    "Pass",
+    "PassKind",
+    "Progress",
+    "State",
+    "meets",
+    "refuse_infeasible",
+    "run_passes",
+]
 
+PassKind = Literal["selector", "transformer"]
 Progress = Callable[[str, Mapping[str, Any]], None]
 """Told of every journal record as it is written: its kind and its fields."""
 
@@ -93,7 +104,7 @@ class Pass(Protocol):
     """A frozen dataclass with its options as its field."""
 
     name: ClassVar[str]
-    kind: ClassVar[Literal["selector", "transformer"]]
+    kind: ClassVar[PassKind]
 
     @property
     def options(self) -> Any:

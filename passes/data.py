@@ -63,7 +63,8 @@ class Split:
         """Number of samples; TypeError when the source does not know."""
         if self.subset is not None:
             return len(self.subset)
-        return len(self.source.dataset if isinstance(self.source, DataLoader) else self.source)
+        source: Any = self.source.dataset if isinstance(self.source, DataLoader) else self.source
+        return len(source)
 
     def sample(self, count: int | None) -> Split:
         """A seeded subset of `count` samples (all when None or when there are fewer), in the split's order."""

@@ -13,14 +13,14 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
 from pagcp_ir.program import Program
-from passes.base import Context, State
+from passes.base import Context, PassKind, State
 from passes.data import Batch, Splits
 from passes.measure import mean_losses, measure, worst_margin
 from passes.seeding import borrowed_rng
@@ -40,7 +40,7 @@ class Finetune:
 
     options: FinetuneOptions
     name: ClassVar[str] = "finetune"
-    kind: ClassVar[Literal["transformer"]] = "transformer"
+    kind: ClassVar[PassKind] = "transformer"
 
     def run(self, state: State, ctx: Context) -> State:
         """Train a copy of the state's program."""
@@ -61,7 +61,7 @@ class Finetune:
                 stale = 0 if better else stale + 1
                 seconds = round(time.perf_counter() - began, 3)
                 ctx.note("epoch", epoch=epoch, losses=losses, score=score, best=better, seconds=seconds)
-                if self.options.patience is not None and stale > self.options.patience:
+                if self.options.patience is not None and stale >= self.options.patience:
                     break
         program.module.load_state_dict(best[1])
         program.module.zero_grad(set_to_none=True)
@@ -152,11 +152,14 @@ class _Trainer:
 
 
 def _optimizer(options: FinetuneOptions, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Weights decay; biases, norms and slopes, which have one axis, do not."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=options.lr, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
-        )
-    return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
+        return torch.optim.SGD(groups, lr=options.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=options.lr)
 
 
 def _imitation(tasks: tuple[Task, ...], output: Any, wanted: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -92,9 +92,10 @@ def _value(task: Task, compute: object) -> float:
         value = compute()
     except Exception as error:
         raise _refused(task, error) from error
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    if isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, Tensor)):
+    if isinstance(value, Tensor):
+        if value.numel() == 1:
+            return float(value)
+    elif isinstance(value, SupportsFloat):
         return float(value)
     got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     hint = "give it an `average`, or write module:callable"

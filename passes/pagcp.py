@@ -9,14 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pagcp_ir.channels import Keep
 from pagcp_ir.cost import costs
 from pagcp_ir.planning import make_plan
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
-from passes.base import Context, State, meets
+from passes.base import Context, PassKind, State, meets
 from passes.criteria import scores
 from passes.published import Evaluation, published
 from passes.ratios import Cutter, Scores, Trim
@@ -32,7 +32,7 @@ class Pagcp:
 
     options: PagcpOptions
     name: ClassVar[str] = "pagcp"
-    kind: ClassVar[Literal["selector"]] = "selector"
+    kind: ClassVar[PassKind] = "selector"
 
     def run(self, state: State, ctx: Context) -> State:
         """Search from `state` on; ratios are over the original widths."""

@@ -16,7 +16,7 @@ __all__ = ["borrowed_rng"]
 def borrowed_rng(seed: int | None = None) -> Iterator[None]:
     """Run the block with the global generators seeded (when a seed is given) and restore them afterwards."""
     python, legacy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=devices):
         if seed is not None:
             random.seed(seed)

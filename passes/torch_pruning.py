@@ -141,7 +141,8 @@ def _zeros(width: int, types: tuple[type, ...]) -> _Item:
 
     layer: nn.Module
     if issubclass(nn.Linear, types):
-        layer, handler = nn.utils.skip_init(nn.Linear, 1, width, bias=False), function.prune_linear_out_channels
+        layer = nn.utils.skip_init(nn.Linear, 1, width, bias=False)  # type: ignore[no-untyped-call]
+        handler = function.prune_linear_out_channels
     else:
         layer, handler = nn.BatchNorm1d(width), function.prune_batchnorm_out_channels
     for parameter in layer.parameters():

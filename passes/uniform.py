@@ -10,12 +10,12 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pagcp_ir.channels import ChannelGraph, Keep
 from pagcp_ir.cost import costs
 from pagcp_ir.planning import make_plan
-from passes.base import Context, State, meets
+from passes.base import Context, PassKind, State, meets
 from passes.criteria import scores
 from passes.ratios import Cutter, Scores
 from specs.diagnostics import Diagnostic, PassError
@@ -29,11 +29,11 @@ Allscores = Mapping[str, Scores | None]
 
 @dataclass(frozen=True)
 class Uniform:
-    """The pass. PassError P406 when it cuts nothing, P401 when no ratio meets the budgets."""
+    """The pass. PassError P406 when it cuts nothing, P401 when no ratio meets the budgets, P409 without both."""
 
     options: UniformOptions
     name: ClassVar[str] = "uniform"
-    kind: ClassVar[Literal["selector"]] = "selector"
+    kind: ClassVar[PassKind] = "selector"
 
     def run(self, state: State, ctx: Context) -> State:
         """Cut `state` further; ratios are over the original widths."""
@@ -44,6 +44,8 @@ class Uniform:
         limits = ctx.budgets.limits(costs(state.channels))
         ratio = self.options.ratio
         if ratio is None:
+            if not limits:
+                raise PassError.one("P409", "uniform has neither a ratio nor budgets to find one for")
             ratio = smallest_ratio(cutter, state.keep, by_group, limits)
         keep, notes = _cut_all(cutter, state.keep, by_group, ratio)
         decisions = _decisions(state.channels, cutter, keep, ratio, notes, time.perf_counter() - began)
