@@ -58,7 +58,10 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
 
 def _publish(folder: Path, out: Path, force: bool) -> None:
     check_target(out, force)
-    folder.chmod(0o777 & ~_umask())
+    mask = _umask()
+    folder.chmod(0o777 & ~mask)  # the temporary folder, and the tensors in it, were for their owner alone
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
     if not out.exists():
         folder.rename(out)
         return

@@ -41,7 +41,7 @@ def compile_report(result: CompileResult) -> str:
 
 
 def inspection_report(found: Inspection) -> str:
-    """One paragraph per group: width, makers, readers, pins with reasons."""
+    """One paragraph per group: width, what it is coupled with, readers, pins with reasons."""
     head = (
         f"{len(found.groups)} groups, {found.free} of {found.units} units free to cut; they carry "
         f"{percent(found.prunable_macs, found.costs.macs)} of {count(found.costs.macs)} MACs"
@@ -114,9 +114,8 @@ def _group(group: SeenGroup, total: int) -> Iterable[RenderableType]:
     head = Text(group.name, style="bold")
     head.append(f"  width {group.width}, {free}, {percent(group.prunable_macs, total)} of MACs", style="not bold")
     yield head
-    facts = [("made by", ", ".join(group.producers)), ("read by", ", ".join(group.readers) or "nothing")]
-    if group.coupled:
-        facts.append(("coupled", ", ".join(group.coupled)))
+    facts = [("coupled with", ", ".join(group.coupled))] if group.coupled else []
+    facts.append(("read by", ", ".join(group.readers) or "nothing"))
     facts += [("pinned", f"{p.count} of {group.width}: {p.reason}{_at(p.where)}") for p in group.pins]
     yield _pairs(facts, indent=2)
 
@@ -126,7 +125,7 @@ def _at(where: str) -> str:
 
 
 def _parity(parity: float | None, note: str) -> str:
-    told = "written" if parity is None else f"equals the network in torch within {value(parity)}"
+    told = "written" if parity is None else f"equals the pruned network within {value(parity)} of the output's scale"
     return f"{told}; {note}" if note else told
 
 

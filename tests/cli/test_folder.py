@@ -30,9 +30,11 @@ def test_appears_when_complete(tmp_path: Path) -> None:
 
 def test_is_readable_by_others(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
-    with staged(tmp_path / "out", force=False):
-        pass
-    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "plain" / "file").touch()
+    with staged(tmp_path / "out", force=False) as folder:
+        (folder / "file").touch(0o600)
+    for name in ("", "file"):
+        assert (tmp_path / "out" / name).stat().st_mode == (tmp_path / "plain" / name).stat().st_mode
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
