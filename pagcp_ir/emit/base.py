@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pagcp_ir.program import Program
 
-__all__ = ["About", "ExportReport", "Exporter", "error_of", "named_outputs"]
+__all__ = ["About", "ExportReport", "Exporter", "error_of", "named_outputs", "portable"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Exporter(Protocol):
     """Writes `program` into `folder`, which exists; on EmitError E6xx nothing of its own is left behind."""
 
     def __call__(self, program: Program, folder: Path, about: About) -> ExportReport: ...
+
+
+def portable(program: Program) -> Program:
+    """A copy on the CPU, in eval mode: what is written does not depend on where the program was trained."""
+    return replace(program, module=program.copy().cpu().eval())
 
 
 def named_outputs(output: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,6 @@ _READ: dict[tuple[type[nn.Module], str], Callable[[Any], Any]] = {
     (nn.MultiheadAttention, "add_bias_kv"): lambda m: m.bias_k is not None,
     (nn.MultiheadAttention, "kdim"): lambda m: None if m.kdim == m.embed_dim else m.kdim,
     (nn.MultiheadAttention, "vdim"): lambda m: None if m.vdim == m.embed_dim else m.vdim,
-    (nn.LayerNorm, "bias"): lambda m: m.bias is not None or not m.elementwise_affine,
     **{(pool, "stride"): lambda m: None if m.stride == m.kernel_size else m.stride for pool in _POOLS},
 }
 
@@ -90,7 +89,8 @@ def _value(module: nn.Module, parameter: inspect.Parameter) -> Any:
         return inspect.Parameter.empty
     value = getattr(module, name)
     if name == "bias" and not isinstance(value, bool):
-        return value is not None
+        affine = getattr(module, "affine", getattr(module, "elementwise_affine", True))
+        return value is not None if affine else inspect.Parameter.empty
     if isinstance(module, _ConvNd) and isinstance(value, tuple) and len(set(value)) == 1:
         return value[0]
     return value

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +32,8 @@ class Exported:
 
 
 def export(program: Program) -> Exported:
-    """Export in eval mode on the CPU. Raises EmitError E605 when even a static export fails."""
-    module = program.copy().cpu().eval()
-    inputs = program.example_inputs(BATCH)
+    """Export a program in eval mode on the CPU. Raises EmitError E605 when even a static export fails."""
+    module, inputs = program.module, program.example_inputs(BATCH)
     shapes = tuple({0: Dim("batch", min=1)} for _ in inputs)
     with quiet():
         try:
@@ -71,7 +71,8 @@ def quiet() -> Iterator[None]:
     """Silence the exporters' progress and deprecation notices; errors are exceptions and pass through."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    unread = io.StringIO()  # a failed export prints its whole graph
+    with warnings.catch_warnings(), redirect_stdout(unread), redirect_stderr(unread):
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 from torch import Tensor, fx
 
 from pagcp_ir.emit.functions import BINARY, IN_PLACE, UNARY, defaults, function_name
-from pagcp_ir.emit.layout import Bracket, Doc, call
+from pagcp_ir.emit.layout import Bracket, Doc, call, flat
 from pagcp_ir.emit.literals import Unprintable, literal
 
 __all__ = ["Expressions", "is_size", "value_of"]
 
 ATOM = 20
-_SIMPLE_POWER = 12
+_POWER = BINARY[operator.pow][1]
+_SIMPLE = re.compile(r"-?([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|\d+(\.\d+)?)")
+"""What the usual formatters write without spaces around `**`."""
 
 
 def value_of(node: fx.Node) -> Any:
@@ -67,10 +70,17 @@ class Expressions:
             return call("slice", [self.value(v) for v in (value.start, value.stop, value.step)])
         doc = literal(value)
         negative = isinstance(value, (int, float)) and isinstance(doc, str) and doc.startswith("-")
-        return ("(", doc, ")") if negative and tightness > _SIMPLE_POWER - 1 else doc
+        return ("(", doc, ")") if negative and tightness >= _POWER else doc
 
     def node(self, node: fx.Node) -> tuple[Doc, int]:
-        """The node's own expression and how tightly it binds. Raises Unprintable."""
+        """The node's own expression and how tightly it binds. Raises Unprintable with the node's source line."""
+        try:
+            return self._expression(node)
+        except Unprintable as reason:
+            reason.where = reason.where or str(node.meta.get("where", ""))
+            raise
+
+    def _expression(self, node: fx.Node) -> tuple[Doc, int]:
         if node in self.folded:
             container, argument = self.folded[node]
             return call(self.path(container), [self.value(argument)]), ATOM
@@ -112,7 +122,8 @@ class Expressions:
             return self._binary(*BINARY[target], *args)
         if target in UNARY and plain and len(args) == 1:
             sign, binds = UNARY[target]
-            return (sign, self.value(args[0], binds)), binds
+            power = isinstance(args[0], fx.Node) and args[0].target is operator.pow and args[0] not in self.names
+            return (sign, self.value(args[0], ATOM if power else binds)), binds
         name, usual = function_name(target), defaults(target)
         kwargs = {k: v for k, v in node.kwargs.items() if k not in usual or not _same(v, usual[k])}
         return call(name, self._arguments(args, kwargs)), ATOM
@@ -121,7 +132,9 @@ class Expressions:
         power, compares = sign == "**", binds == BINARY[operator.lt][1]
         on_left = binds + (1 if power or compares else 0)  # a ** b ** c groups right, a < b < c chains
         on_right = binds if power else binds + 1
-        return (self.value(left, on_left), f" {sign} ", self.value(right, on_right)), binds
+        first, second = self.value(left, on_left), self.value(right, on_right)
+        close = power and _SIMPLE.fullmatch(flat(first)) and _SIMPLE.fullmatch(flat(second))
+        return (first, sign if close else f" {sign} ", second), binds
 
     def _index(self, index: Any) -> Doc:
         if isinstance(index, tuple) and index:

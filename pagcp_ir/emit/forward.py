@@ -90,11 +90,12 @@ class _InPlace:
                 yield operand
 
     def parts(self, node: fx.Node) -> Iterator[fx.Node]:
-        """`node` and all that is written inside it."""
+        """The operations written inside `node`, innermost first, then `node`."""
         for operand in self.operands(node):
             if operand in self.inlined or (_trivial(operand) and operand not in self.items):
                 yield from self.parts(operand)
-        yield node
+        if not _trivial(node):
+            yield node
 
     def statements(self) -> Iterator[Statement]:
         """What remains, in the order of the graph."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from pagcp_ir.emit.literals import Unprintable
 
-__all__ = ["BINARY", "IN_PLACE", "UNARY", "defaults", "function_name"]
+__all__ = ["BINARY", "BUILTINS", "IN_PLACE", "UNARY", "defaults", "function_name"]
 
 # the operator's text and how tightly it binds (the order of Python's own grammar)
 BINARY: dict[Callable[..., Any], tuple[str, int]] = {
@@ -61,7 +61,7 @@ IN_PLACE: dict[Callable[..., Any], tuple[str, Callable[..., Any]]] = {
     operator.ior: ("bitwise_or_", operator.or_),
 }
 
-_BUILTINS = (
+BUILTINS: tuple[Callable[..., Any], ...] = (
     abs,
     bool,
     dict,
@@ -124,7 +124,7 @@ def _names() -> dict[Any, str]:
         (torch.fft, "torch.fft"),
         (torch.special, "torch.special"),
     )
-    names: dict[Any, str] = {function: function.__name__ for function in _BUILTINS}
+    names: dict[Any, str] = {function: function.__name__ for function in BUILTINS}
     for module, prefix in places:
         for name, value in _public(module):
             names.setdefault(value, f"{prefix}.{name}")

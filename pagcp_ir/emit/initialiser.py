@@ -25,7 +25,10 @@ class Initialiser:
 
     def lines(self) -> Iterator[str]:
         root = self.structure.root
-        if root.kind in ("list", "dict"):
+        if root.path in self.structure.sequential:
+            children = tuple(self._scope(child) for _, child in root.ordered())
+            yield from lines(("super().__init__", Bracket("(", children, ")")), INDENT)
+        elif root.kind in ("list", "dict"):
             yield from lines(("super().__init__", Bracket("(", (self._children(root),), ")")), INDENT)
         else:
             yield "        super().__init__()"

@@ -14,7 +14,9 @@ __all__ = ["Unprintable", "literal"]
 
 
 class Unprintable(Exception):
-    """A value, function or module that no source text stands for; the message says why."""
+    """A value, function or module that no source text stands for; the message says why, `where` on which line."""
+
+    where = ""
 
 
 def literal(value: Any) -> Doc:

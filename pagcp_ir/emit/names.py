@@ -16,12 +16,16 @@ from typing import Any
 
 from torch import fx
 
-from pagcp_ir.emit.expressions import is_size
+from pagcp_ir.emit.expressions import is_size, value_of
 from pagcp_ir.emit.forward import Statement
+from pagcp_ir.emit.functions import BUILTINS
 
 __all__ = ["variable_names"]
 
-_RESERVED = {*keyword.kwlist, *dir(builtins), "self", "torch", "nn", "F", "math", "operator", "Block", "load"}
+GENERIC = ("x", "y", "z")
+MAX_NAME = 16
+_OURS = {*keyword.kwlist, *(f.__name__ for f in BUILTINS), "self", "torch", "nn", "F", "math", "operator", "super"}
+_RESERVED = {*_OURS, *dir(builtins)}
 
 
 def variable_names(graph: fx.Graph, statements: Sequence[Statement]) -> dict[fx.Node, str]:
@@ -63,7 +67,8 @@ class _Namer:
         taken: list[tuple[str, _Chain]] = []
         for chain in sorted(self.chains, key=lambda c: c.start):
             busy = {name for name, other in taken if chain.start < other.end and other.start < chain.end}
-            taken.append((_free(chain.wish if chain.named else _wish(chain), busy), chain))
+            name = _free(chain.wish, busy | _OURS) if chain.named else _free(_wish(chain), busy | _RESERVED)
+            taken.append((name, chain))
         return {node: name for name, chain in taken for node in chain.members}
 
     def _assign(self, index: int, statement: Statement) -> None:
@@ -76,7 +81,7 @@ class _Namer:
             node = statement.targets[0]
             chain = None if node in self.keys else self._taken_over(index, statement)
             if chain is None:
-                wish = (self.keys[node],) if node in self.keys else (_base(node),)
+                wish = (self.keys[node],) if node in self.keys else _base(node)
                 chain = self._begin(node, index, wish, named=node in self.keys)
             else:
                 chain.members.append(node)
@@ -92,7 +97,7 @@ class _Namer:
         return chain
 
     def _taken_over(self, index: int, statement: Statement) -> _Chain | None:
-        if is_size(statement.node):
+        if is_size(statement.node) or isinstance(value_of(statement.node), (tuple, list, Mapping)):
             return None
         first = statement.node.args[0] if statement.node.args else None
         if isinstance(first, (list, tuple)):  # torch.cat, torch.stack: none of their operands goes on
@@ -118,7 +123,7 @@ def _wish(chain: _Chain) -> tuple[str, ...]:
         return chain.wish
     scopes = [p.split(".")[:-1] or [p] for p in chain.modules]
     name = re.sub(r"\W", "_", "_".join(_common(scopes)))
-    return (name if not name[:1].isdigit() else f"x{name}",) if name else ("x", "y", "z")
+    return (name if not name[:1].isdigit() else f"x{name}",) if name else GENERIC
 
 
 def _common(scopes: list[list[str]]) -> list[str]:
@@ -126,14 +131,15 @@ def _common(scopes: list[list[str]]) -> list[str]:
     return [names[0] for names in levels]
 
 
-def _base(node: fx.Node) -> str:
-    """`add_3` as `add`: the name that torch.fx derived from the op."""
-    return re.sub(r"_\d+$", "", node.name) or node.name
+def _base(node: fx.Node) -> tuple[str, ...]:
+    """`add_3` as `add`: the name that torch.fx derived from the op, where it is short."""
+    name = re.sub(r"_\d+$", "", node.name) or node.name
+    return (name,) if len(name) <= MAX_NAME else GENERIC
 
 
 def _free(wish: tuple[str, ...], busy: set[str]) -> str:
     for name in wish:
-        if name not in busy and name not in _RESERVED:
+        if name not in busy:
             return name
     count = 2
     while (name := f"{wish[-1]}_{count}") in busy:

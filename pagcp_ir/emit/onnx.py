@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from pagcp_ir.emit.base import About, ExportReport, error_of, named_outputs
+from pagcp_ir.emit.base import About, ExportReport, error_of, named_outputs, portable
 from pagcp_ir.emit.export import Exported, export, quiet
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
@@ -28,6 +28,7 @@ EXTERNAL_ABOVE = 2_000_000_000
 
 def write(program: Program, folder: Path, about: About) -> ExportReport:
     """Write model.onnx. Raises EmitError E605, E607 (not exportable), E608 (no parity); then no file is left."""
+    program = portable(program)
     exported = export(program)
     path, beside = folder / FILE, folder / f"{FILE}.data"
     try:
@@ -44,7 +45,7 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
     except BaseException as error:
         path.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
-        if isinstance(error, EmitError) or not isinstance(error, Exception):
+        if isinstance(error, (EmitError, OSError)) or not isinstance(error, Exception):
             raise
         raise EmitError.one(
             "E607", f"the network cannot be exported to ONNX: {type(error).__name__}: {error}"

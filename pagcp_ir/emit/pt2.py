@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pagcp_ir.emit.base import About, ExportReport, error_of
+from pagcp_ir.emit.base import About, ExportReport, error_of, portable
 from pagcp_ir.emit.export import export, quiet
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
@@ -19,6 +19,7 @@ TOLERANCE = 1e-4
 
 def write(program: Program, folder: Path, about: About) -> ExportReport:
     """Write model.pt2 and read it back. Raises EmitError E605 or E606; then the file is not left."""
+    program = portable(program)
     exported = export(program)
     path = folder / FILE
     try:
@@ -34,7 +35,7 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
             raise EmitError.one("E606", f"{FILE} differs from the program: relative error {parity:.2e}")
     except BaseException as error:
         path.unlink(missing_ok=True)
-        if isinstance(error, EmitError) or not isinstance(error, Exception):
+        if isinstance(error, (EmitError, OSError)) or not isinstance(error, Exception):
             raise
         raise EmitError.one("E605", f"{FILE} cannot be written: {type(error).__name__}: {error}") from error
     return ExportReport((FILE,), parity, exported.dynamic, exported.note)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pagcp_ir.emit.base import About, ExportReport, error_of, named_outputs
+from pagcp_ir.emit.base import About, ExportReport, error_of, named_outputs, portable
 from pagcp_ir.emit.source import source_of
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
@@ -27,9 +27,10 @@ TOLERANCE = 1e-6
 
 def write(program: Program, folder: Path, about: About) -> ExportReport:
     """Write model.py and model.safetensors. Raises EmitError E601-E604; then neither file is left."""
-    module = program.copy().cpu()
+    program = portable(program)
+    module = program.module
     runs = list(_runs(program, module))
-    name = type(program.module).__name__  # a copy forgets it
+    name = str(program.module.meta.get("name", type(program.module).__name__))
     source = source_of(module, name, about, list(_signature(program, runs)), runs[0][1], WEIGHTS)
     paths = (folder / SOURCE, folder / WEIGHTS)
     try:
@@ -42,12 +43,12 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
         parity = max(error_of(expected, _run(loaded, inputs)) for inputs, expected in runs)
         if not parity <= TOLERANCE:
             raise EmitError.one(
-                "E604", f"{SOURCE} does not give the outputs of the program: relative error {parity:.2e}"
+                "E604", f"{SOURCE} does not give the outputs of the network: relative error {parity:.2e}"
             )
     except BaseException as error:
         for path in paths:
             path.unlink(missing_ok=True)
-        if isinstance(error, EmitError) or not isinstance(error, Exception):
+        if isinstance(error, (EmitError, OSError)) or not isinstance(error, Exception):
             raise
         raise EmitError.one("E604", f"{SOURCE} does not run as written: {type(error).__name__}: {error}") from error
     return ExportReport((SOURCE, WEIGHTS), parity, ("batch",) if len(runs) > 1 else ())

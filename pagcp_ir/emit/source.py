@@ -116,6 +116,8 @@ class _Writer:
     def head(self, name: str, about: About) -> list[str]:
         bases = {"list": "nn.ModuleList", "dict": "nn.ModuleDict"}
         base = bases.get(self.structure.root.kind, "nn.Module")
+        if "" in self.structure.sequential:
+            base = "nn.Sequential"
         docstring = f'    """{_clean(about.title)}"""'
         return [f"class {name}({base}):", docstring, "", "    def __init__(self) -> None:"]
 
@@ -159,8 +161,7 @@ class _Writer:
             targets = ", ".join("_" if t is None else printer.names[t] for t in statement.targets)
             yield from lines((f"{targets} = " if targets else "", printer.node(node)[0]), 8)
         except Unprintable as reason:
-            where = next((w for n in reversed(statement.inside) if (w := _where(n))), "")
-            self._refuse("E602", f"{node.name} cannot be written as source: {reason}", where, _HINT)
+            self._refuse("E602", f"forward cannot be written as source: {reason}", reason.where, _HINT)
 
     def _refuse_module(self, path: str, reason: str) -> None:
         where = next((_where(n) for n in self.module.graph.nodes if n.target == path), "")

@@ -82,6 +82,8 @@ class Structure:
 
     def text(self, path: str) -> str:
         """`layers.0.conv` as `self.layers[0].conv`."""
+        if not path:
+            return "super().forward"  # all of an nn.Sequential
         text, scope = "self", self.root
         for name in path.split("."):
             if scope.kind == "list" and name in scope.children:
@@ -107,7 +109,7 @@ def structure_of(module: fx.GraphModule) -> Structure:
         if node.op == "get_attr":
             _add_tensor(root, str(node.target), module)
     runs = _runs(root, nodes)
-    outermost = {path: r for path, r in runs.items() if path.rpartition(".")[0] not in runs}
+    outermost = {path: r for path, r in runs.items() if not path or path.rpartition(".")[0] not in runs}
     return Structure(root, frozenset(runs), outermost)
 
 
@@ -146,7 +148,7 @@ def _runs(root: Scope, nodes: list[fx.Node]) -> dict[str, Run]:
         if simple and calls[str(node.target)] == 1:
             spans[str(node.target)] = Run((node,), node.args[0])
     for scope in root.walk():
-        if scope.path and scope.kind == "list" and not scope.tensors and not _read_inside(scope, nodes):
+        if scope.kind == "list" and not scope.tensors and not _read_inside(scope, nodes):
             run = _joined([spans.get(child.path) for _, child in scope.ordered()])
             if run is not None:
                 spans[scope.path] = run
@@ -155,7 +157,8 @@ def _runs(root: Scope, nodes: list[fx.Node]) -> dict[str, Run]:
 
 
 def _read_inside(scope: Scope, nodes: list[fx.Node]) -> bool:
-    return any(n.op == "get_attr" and str(n.target).startswith(scope.path + ".") for n in nodes)
+    prefix = f"{scope.path}." if scope.path else ""
+    return any(n.op == "get_attr" and str(n.target).startswith(prefix) for n in nodes)
 
 
 def _joined(parts: list[Run | None]) -> Run | None:

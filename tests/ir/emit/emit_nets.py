@@ -129,4 +129,7 @@ def build(name: str) -> nn.Module:
 
 def program(name: str) -> Program:
     """The network of that name, traced."""
-    return trace(build(name), [TensorSpec(NETS[name][1])])
+    model = build(name)
+    traced = trace(model, [TensorSpec(NETS[name][1])])
+    traced.module.meta["name"] = type(model).__name__
+    return traced
