@@ -31,12 +31,15 @@ def analyse(program: Program, protect: Sequence[str] = ()) -> ChannelGraph:
     labels, values = _run(program)
     pin_protected(labels, protect)
     roots = labels.settle(values)
+    _pin_lone(program, labels, values, roots)
     return _graph(program, labels, values, roots)
 
 
 def _run(program: Program) -> tuple[Labels, dict[str, Tensor]]:
     """Interpret the graph on labels. Returns the labels and every tensor value by node name."""
-    labels, env, values = Labels(), {}, {}
+    labels = Labels()
+    env: dict[fx.Node, Any] = {}
+    values: dict[str, Tensor] = {}
     modules = dict(program.module.named_modules(remove_duplicate=False))
     names = {id(t): name for name, t in reversed(list(program.tensors().items()))}
     for node in program.module.graph.nodes:
@@ -78,12 +81,21 @@ def _reference(program: Program, node: fx.Node, labels: Labels, names: Mapping[i
 
 
 def _pin_outputs(labels: Labels, nodes: Any, outputs: Any) -> None:
-    sources = [n for n in pytree.tree_leaves(nodes)]
+    sources = pytree.tree_leaves(nodes)
     for source, (path, leaf) in zip(sources, pytree.tree_flatten_with_path(outputs)[0], strict=False):
         if isinstance(leaf, Tensor):
             labels.where = source.meta.get("where", "") if isinstance(source, fx.Node) else ""
             name = pytree.keystr(path).replace("['", "").replace("']", "")
             labels.pin(leaf, f"is the graph output `{name}`" if name else "is the graph output")
+
+
+def _pin_lone(program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]) -> None:
+    """A unit that is the whole width of a value cannot go: nothing would be left of the value."""
+    for node in program.module.graph.nodes:
+        value = values.get(node.name)
+        if value is not None and not varying(through(value, roots)):
+            labels.where = node.meta.get("where", "")
+            labels.pin(value, f"is the whole width of `{node.name}`")
 
 
 def _title(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
@@ -92,9 +104,7 @@ def _title(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     return op_name(node, modules).lstrip(".")
 
 
-def _graph(
-    program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]
-) -> ChannelGraph:
+def _graph(program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]) -> ChannelGraph:
     """Number the classes, with one more unit for all positions that are always there."""
     always = int(roots.max()) + 1 if roots.size else 0
 
@@ -104,8 +114,7 @@ def _graph(
 
     axes = {n: found for n, v in values.items() if (found := _value_axis(v, roots, always)) is not None}
     bindings = [
-        Binding(name, dim, units(vector), labels.roles[name, dim])
-        for (name, dim), vector in labels.axes.items()
+        Binding(name, dim, units(vector), labels.roles[name, dim]) for (name, dim), vector in labels.axes.items()
     ]
     bindings += _whole_bindings(labels, roots, always, {(b.tensor, b.dim) for b in bindings})
     layers = tuple(
@@ -136,7 +145,7 @@ def _graph(
 
 def _value_axis(value: Tensor, roots: NDArray[np.int64], always: int) -> ValueAxis | None:
     classes = through(value, roots)
-    axes = varying(classes)
+    axes = varying(classes) or varying(value)  # one unit may hold a whole axis
     if not axes:
         return None
     vector = classes[tuple(slice(None) if d == axes[0] else 0 for d in range(value.ndim))]
@@ -193,9 +202,7 @@ def layer_of(tensor: str) -> str:
     return tensor.removesuffix(".weight")
 
 
-def _pins(
-    raw: Iterable[RawPin], roots: NDArray[np.int64], groups: Sequence[Group], n_units: int
-) -> tuple[Pin, ...]:
+def _pins(raw: Iterable[RawPin], roots: NDArray[np.int64], groups: Sequence[Group], n_units: int) -> tuple[Pin, ...]:
     """Pins that concern a group, one per unit: the first reason found names it."""
     grouped = np.zeros(n_units, dtype=np.bool_)
     for group in groups:
@@ -213,6 +220,5 @@ def _pins(
 def _tensors(program: Program) -> dict[str, TensorInfo]:
     parameters = {id(p) for p in program.module.parameters()}
     return {
-        name: TensorInfo(tuple(t.shape), t.element_size(), id(t) in parameters)
-        for name, t in program.tensors().items()
+        name: TensorInfo(tuple(t.shape), t.element_size(), id(t) in parameters) for name, t in program.tensors().items()
     }

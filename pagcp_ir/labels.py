@@ -105,7 +105,7 @@ class Labels:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Unify labels position by position (shapes broadcast). Meeting a fixed position pins instead."""
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         both = set(varying(a)) | set(varying(b))
         cut = tuple(slice(None) if d in both else slice(0, 1) for d in range(a.ndim))
         left = a[cut].reshape(-1).numpy().astype(np.int64)
@@ -157,15 +157,16 @@ class Labels:
         left = np.concatenate([a for a, _ in self.edges])
         right = np.concatenate([b for _, b in self.edges])
         graph = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(self.count, self.count))
-        return connected_components(graph, directed=False)[1].astype(np.int64)
+        classes: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+        return classes
 
     def settle(self, values: Mapping[str, Tensor]) -> NDArray[np.int64]:
         """Enforce the one-axis law on all values: tie every one that varies on several axes; return the classes."""
         pending = [v for v in [*values.values(), *self.whole.values()] if len(varying(v)) > 1]
         roots = self.roots()
         while pending:
-            value = through(pending.pop(0), roots)
-            axes = varying(value)
+            value = pending.pop(0)
+            axes = varying(through(value, roots))
             if len(axes) > 1:
                 longest = max(axes, key=lambda d: (value.shape[d], d))
                 self.along(value, longest, "varies on several axes")

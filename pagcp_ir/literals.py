@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import fx, nn
 
 from pagcp_ir.channels import Keep, Layer, ValueAxis
 
-__all__ = ["Cutting", "Resize"]
+__all__ = ["Cutting", "Index", "Resize"]
 
 Index = NDArray[np.int64]
 
@@ -64,6 +65,29 @@ def output_sizes(cutting: Cutting, node: fx.Node) -> None:
         _set_size(node, 1, position, out, cutting)
 
 
+def literal_where_wrong(node: fx.Node, shape: Sequence[int]) -> None:
+    """A size that the program computes, but that no longer comes out right (`c // 2` after a cut of the 2), is set.
+
+    Called when the values of the node's arguments after the cut are known.
+    """
+    first = 2 if node.target in ("unflatten", torch.unflatten) else 1
+    lead = 0
+    if first == 2:
+        lead = int(_argument(node, 1, "dim")) % node.args[0].meta["value"].ndim  # type: ignore[union-attr]
+    flat = len(node.args) > first and not isinstance(node.args[first], (tuple, list))
+    sizes = list(node.args[first:] if flat else _argument(node, first, "shape", ()))
+    if len(sizes) > len(shape) - lead:
+        return
+    fixed = [wanted if _computed_wrong(s, wanted) else s for s, wanted in zip(sizes, shape[lead:], strict=False)]
+    if fixed != sizes:
+        rest = fixed if flat else (tuple(fixed), *node.args[first + 1 :])
+        node.args = (*node.args[:first], *rest)
+
+
+def _computed_wrong(size: Any, wanted: int) -> bool:
+    return isinstance(size, fx.Node) and isinstance(size.meta["value"], int) and size.meta["value"] != wanted
+
+
 def _set_flat(node: fx.Node, index: int, out: ValueAxis, cutting: Cutting) -> None:
     if index < len(node.args) and _is_literal(node.args[index], out):
         node.update_arg(index, cutting.count(out))
@@ -109,7 +133,7 @@ def split_sizes(cutting: Cutting, node: fx.Node) -> None:
         return
     sizes = [int(part.shape[source.axis]) for part in node.meta["value"]]
     bounds = np.cumsum([0, *sizes])
-    counts = [cutting.count(source, int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    counts = [cutting.count(source, int(a), int(b)) for a, b in pairwise(bounds)]
     if counts != _would_give(node, sum(counts)):
         node.op, node.target = "call_function", torch.split
         node.args, node.kwargs = (node.args[0], counts, dim), {}
@@ -121,8 +145,16 @@ def _would_give(node: fx.Node, total: int) -> list[int] | None:
     if not isinstance(second, int) or node.target in ("tensor_split", torch.tensor_split):
         return None
     probe = torch.empty(total)
-    parts = probe.chunk(second) if node.target in ("chunk", torch.chunk) else probe.split(second)
+    parts = (
+        probe.chunk(second)
+        if node.target in ("chunk", torch.chunk)
+        else torch.split_with_sizes(probe, _even(total, second))
+    )
     return [int(p.shape[0]) for p in parts]
+
+
+def _even(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]
 
 
 def getitem(cutting: Cutting, node: fx.Node) -> None:

@@ -35,9 +35,7 @@ def keep_of(channels: ChannelGraph, plan: Plan) -> Keep:
     for cut in plan.cuts:
         if cut.group not in names:
             hint = nearest(cut.group, names)
-            raise PlanError.one(
-                "L805", f"the plan cuts group `{cut.group}`, which this network lacks", hint=hint
-            )
+            raise PlanError.one("L805", f"the plan cuts group `{cut.group}`, which this network lacks", hint=hint)
         group = channels.group(cut.group)
         if cut.width != group.units.size or any(not 0 <= i < cut.width for i in cut.removed):
             raise PlanError.one(

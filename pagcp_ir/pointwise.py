@@ -5,6 +5,7 @@ Broadcast law: `[N, 1, H, W] * [N, C, H, W]` pins the size-1 side and ties nothi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -19,8 +20,7 @@ __all__ = ["elementwise", "glu", "normalised_along", "reduced_along", "resized",
 
 def unary(site: Site) -> Any:
     """One tensor in, the same channels out."""
-    x = site.arg(0, "input")
-    return x if isinstance(x, Ref) else x
+    return site.arg(0, "input")
 
 
 def elementwise(site: Site) -> Any:
@@ -48,8 +48,9 @@ def _placed(site: Site, operand: Tensor | Ref, others: list[Tensor], shape: tupl
 
 
 def _join(site: Site, a: Tensor, b: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shape: torch.Size = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
     a, b = (t.reshape((1,) * (len(shape) - t.ndim) + tuple(t.shape)) for t in (a, b))
+    a, b = _on_shared_axes(site, a, b), _on_shared_axes(site, b, a)
     a_is_smaller, b_is_smaller = _broadcasts(a, b), _broadcasts(b, a)
     reason = f"is broadcast over other channels in `{site.labels.op}`"
     if a_is_smaller:
@@ -61,10 +62,16 @@ def _join(site: Site, a: Tensor, b: Tensor) -> Tensor:
     if a_is_smaller or b_is_smaller:
         return (b if a_is_smaller else a).expand(shape)
     site.labels.tie(a, b)
-    one, two = torch.broadcast_tensors(a, b)
+    one, two = a.expand(shape), b.expand(shape)
     if bool((one >= 0).all()):
         return one
     return two if bool((two >= 0).all()) else compact(torch.maximum(one, two))
+
+
+def _on_shared_axes(site: Site, a: Tensor, b: Tensor) -> Tensor:
+    """Where `a` varies on an axis that `b` has too, its channels lie there, not on axes that `b` broadcasts over."""
+    shared = [d for d in varying(a) if b.shape[d] != 1]
+    return _tied_across(site, a, [d for d in varying(a) if b.shape[d] == 1])[0] if shared else a
 
 
 def _broadcasts(small: Tensor, large: Tensor) -> bool:
@@ -75,10 +82,26 @@ def _broadcasts(small: Tensor, large: Tensor) -> bool:
 def resized(site: Site) -> Any:
     """Pools, resizes and spatial pads: channels stay, the sizes after them change."""
     x, shape = site.as_labels(site.arg(0, "input")), site.shape
-    if any(x.shape[d] != shape[d] for d in varying(x)) or x.ndim != len(shape):
+    changed = [d for d in range(x.ndim) if x.ndim != len(shape) or x.shape[d] != shape[d]]
+    x, free = _tied_across(site, x, changed)
+    if not free:
         return pinned(site, f"`{site.labels.op}` works along the channels")
     cut = tuple(slice(None) if d in varying(x) else slice(0, 1) for d in range(x.ndim))
     return x[cut].expand(shape)
+
+
+def _tied_across(site: Site, x: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:
+    """One-axis law for an op along `dims`: channels lie on the other axes, if the labels vary there at all."""
+    across = [d for d in varying(x) if d in dims]
+    if not across:
+        return x, True
+    if len(across) == len(varying(x)):
+        return x, False
+    base = x
+    for dim in across:
+        base = base.narrow(dim, 0, 1)
+    site.labels.tie(x, base)
+    return base.expand(x.shape), True
 
 
 def _dims(site: Site, index: int, name: str, ndim: int, default: Any) -> tuple[int, ...]:
@@ -94,7 +117,8 @@ def reduced_along(site: Site) -> Any:
     dims = _dims(site, 1, "dim", x.ndim, None)
     if not isinstance(site.arg(1, "dim", None), (int, tuple, list, type(None))):
         return pinned(site, f"`{site.labels.op}` over an axis that is computed")
-    if any(d in varying(x) for d in dims):
+    x, free = _tied_across(site, x, dims)
+    if not free:
         return pinned(site, f"`{site.labels.op}` runs over the channels")
     return _map_tensors(site, lambda shape: _without(x, dims, shape))
 

@@ -21,7 +21,8 @@ __all__ = ["batch_norm", "conv", "functional_conv", "functional_linear", "linear
 def conv(site: Site) -> Any:
     """nn.Conv*d and nn.ConvTranspose*d."""
     module, weight = site.module, site.own("weight")
-    assert isinstance(module, nn.modules.conv._ConvNd) and weight is not None
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    assert weight is not None
     if module.padding_mode != "zeros" and module.transposed:
         return opaque(site)
     x = site.as_labels(site.arg(0, "input"))

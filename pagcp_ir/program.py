@@ -46,16 +46,14 @@ class Program:
         """A deep copy of the module, free to be trained, masked or moved."""
         return copy.deepcopy(self.module)
 
-    def example_inputs(
-        self, batch: int = 2, seed: int = 0, size: tuple[int, ...] | None = None
-    ) -> tuple[Tensor, ...]:
+    def example_inputs(self, batch: int = 2, seed: int = 0, size: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
         """Seeded random inputs, one per positional argument, each [batch, ...]."""
         generator = torch.Generator().manual_seed(seed)
         return tuple(spec.example(batch, generator, size) for spec in self.inputs)
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name, a tensor that is shared under its first name only."""
-        found = dict(self.module.named_parameters())
+        found: dict[str, Tensor] = dict(self.module.named_parameters())
         found.update(dict(self.module.named_buffers()))
         return found
 

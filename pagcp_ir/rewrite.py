@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pagcp_ir.channels import ChannelGraph, Keep
-from pagcp_ir.literals import Cutting
+from pagcp_ir.literals import Cutting, Index, literal_where_wrong, output_sizes
 from pagcp_ir.program import Program
 from pagcp_ir.rules import op_of
 from pagcp_ir.values import propagate, shape_of
@@ -20,12 +20,15 @@ from specs.diagnostics import GraphError
 __all__ = ["copy_with", "materialise"]
 
 
-def materialise(program: Program, channels: ChannelGraph, keep: Keep) -> Program:
+def materialise(
+    program: Program, channels: ChannelGraph, keep: Keep, indices: Mapping[tuple[str, int], Index] | None = None
+) -> Program:
     """The program without the units outside `keep`; `channels` must describe `program`, which stays as it is.
 
+    `indices` overrides which positions of a (tensor, dim) are taken: the check uses it to take a wrong one.
     Raises GraphError G303 when a value of the cut program does not have the shape that its labels ask for.
     """
-    replaced = _sliced(program, channels, keep)
+    replaced = _sliced(program, channels, keep, indices or {})
     module = copy_with(program.module, replaced)
     modules = dict(module.named_modules())
     _burn_in_scalars(module, channels, keep)
@@ -39,9 +42,15 @@ def materialise(program: Program, channels: ChannelGraph, keep: Keep) -> Program
             sizes = op_of(node, modules).sizes
             if sizes is not None:
                 sizes(cutting, node)
-    module.recompile()
     expected = _expected_shapes(program, channels, keep)
-    propagate(module, [(v.shape, v.dtype) for v in _inputs(program)])
+
+    def settle_sizes(node: fx.Node) -> None:
+        if node.name in expected and op_of(node, modules).sizes is output_sizes:
+            literal_where_wrong(node, expected[node.name])
+
+    propagate(module, [(v.shape, v.dtype) for v in _inputs(program)], settle_sizes)
+    module.graph.eliminate_dead_code()
+    module.recompile()
     _check_shapes(module, expected)
     return Program(module, program.inputs, program.notes)
 
@@ -54,13 +63,17 @@ def copy_with(module: fx.GraphModule, replaced: Mapping[int, Tensor]) -> fx.Grap
     return made
 
 
-def _sliced(program: Program, channels: ChannelGraph, keep: Keep) -> dict[int, Tensor]:
-    tensors, cut = program.tensors(), {}
+def _sliced(
+    program: Program, channels: ChannelGraph, keep: Keep, indices: Mapping[tuple[str, int], Index]
+) -> dict[int, Tensor]:
+    tensors = program.tensors()
+    cut: dict[str, Tensor] = {}
     for binding in channels.bindings:
         alive = keep[binding.units]
         if not alive.all():
             before = cut.get(binding.tensor, tensors[binding.tensor].detach())
-            index = torch.from_numpy(np.flatnonzero(alive)).to(before.device)
+            chosen = indices.get((binding.tensor, binding.dim), np.flatnonzero(alive))
+            index = torch.from_numpy(chosen).to(before.device)
             cut[binding.tensor] = before.index_select(binding.dim, index)
     return {id(tensors[name]): _like(tensors[name], value) for name, value in cut.items()}
 

@@ -58,9 +58,7 @@ def op_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _line(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    values = ", ".join(
-        [_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()]
-    )
+    values = ", ".join([_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()])
     if node.op == "output":
         return f"return {values}"
     if node.op == "placeholder":

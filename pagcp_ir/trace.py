@@ -32,19 +32,16 @@ TRACE_BATCH = 2
 def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
     """Trace `model` in eval mode on inputs of these shapes (their batch size is replaced by 2).
 
-    The model is copied first and left as it was. Raises TraceError T2xx naming the source line.
+    The model is left as it was: the program has copies of its tensors. Raises TraceError T2xx naming the source line.
     """
-    root = copy.deepcopy(_unwrapped(model)).eval()
-    leaves: dict[str, str] = {}
-    while True:
-        tracer = _ShapeTracer(inputs, leaves)
-        try:
-            graph = tracer.trace(root)
-        except _SubmoduleFailed as failed:
-            leaves[failed.path] = failed.reason
-            continue
-        break
-    module = fx.GraphModule(root, graph, class_name=type(root).__name__).eval()
+    root = _unwrapped(model)
+    modes = {module: module.training for module in root.modules()}
+    try:
+        module, leaves = _traced(root.eval(), inputs)
+    finally:
+        for child, training in modes.items():
+            child.training = training
+    module = copy.deepcopy(module).eval()
     _drop_assertions(module)
     _dropout_to_modules(module)
     module.recompile()
@@ -54,6 +51,19 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
             node.meta["opaque"] = leaves[node.target]
     notes = tuple(f"{path}: {reason}" for path, reason in leaves.items())
     return Program(module, tuple(inputs), notes)
+
+
+def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
+    """The graph, and the sub-modules that had to be kept whole, with the reason."""
+    leaves: dict[str, str] = {}
+    while True:
+        tracer = _ShapeTracer(inputs, leaves)
+        try:
+            graph = tracer.trace(root)
+        except _SubmoduleFailed as failed:
+            leaves[failed.path] = failed.reason
+            continue
+        return fx.GraphModule(root, graph, class_name=type(root).__name__), leaves
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -83,7 +93,8 @@ class _ValueProxy(fx.Proxy):
         return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[i] for i in range(len(self.value))])
+        items = [operator.getitem(self, i) for i in range(len(self.value))]
+        return iter(items)
 
     def __bool__(self) -> bool:
         return bool(self._concrete("a branch"))
@@ -161,7 +172,10 @@ class _ShapeTracer(fx.Tracer):
         return root_fn, [self.root, *proxies]
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        path = self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:  # made inside forward, `nn.Softmax(1)(x)`: what it calls is traced instead
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except _SubmoduleFailed:

@@ -44,14 +44,19 @@ def real_run(mode: FakeTensorMode, call: Callable[..., Any], args: Any, kwargs: 
     return pytree.tree_map(lambda v: fake_of(v.shape, v.dtype, mode) if isinstance(v, Tensor) else v, result)
 
 
+Before = Callable[[fx.Node], None]
+
+
 class _Propagator(fx.Interpreter):
     """Interpret the graph under a fake mode and leave each node's value in `meta["value"]`."""
 
-    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode, before: Before | None) -> None:
         super().__init__(module, garbage_collect_values=False)
-        self.mode = mode
+        self.mode, self.before = mode, before
 
     def run_node(self, n: fx.Node) -> Any:
+        if self.before is not None:
+            self.before(n)
         with torch.no_grad():
             value = self._evaluate(n)
         n.meta["value"] = value
@@ -69,10 +74,15 @@ class _Propagator(fx.Interpreter):
             return real_run(self.mode, lambda *a, **k: run(node.target, a, k), args, kwargs)
 
 
-def propagate(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], torch.dtype]]) -> None:
-    """Fill `meta["value"]` of every node for inputs of these shapes and dtypes. Raises what the network raises."""
+def propagate(
+    module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], torch.dtype]], before: Before | None = None
+) -> None:
+    """Fill `meta["value"]` of every node for inputs of these shapes and dtypes. Raises what the network raises.
+
+    `before` sees each node when the values of its arguments are known, and may still change it.
+    """
     mode = fake_mode()
-    _Propagator(module, mode).run(*(fake_of(shape, dtype, mode) for shape, dtype in inputs))
+    _Propagator(module, mode, before).run(*(fake_of(shape, dtype, mode) for shape, dtype in inputs))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:

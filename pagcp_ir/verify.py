@@ -6,19 +6,20 @@ react when one kept index is shifted by one, proves nothing: the result is `unve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.channels import Binding, ChannelGraph, Keep
+from pagcp_ir.literals import Index
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import copy_with, materialise
-from specs.diagnostics import GraphError, VerifyError
+from specs.diagnostics import VerifyError
 
 __all__ = ["Verification", "masked", "require_exact", "verify"]
 
@@ -42,7 +43,8 @@ class Verification:
 
 def masked(program: Program, channels: ChannelGraph, keep: Keep) -> fx.GraphModule:
     """The program with every reader's weight zeroed where it reads a removed unit; same widths."""
-    tensors, zeroed = program.tensors(), {}
+    tensors = program.tensors()
+    zeroed: dict[str, Tensor] = {}
     for binding in channels.bindings:
         gone = ~keep[binding.units]
         if binding.role == "in" and gone.any():
@@ -113,7 +115,9 @@ def _outputs(module: fx.GraphModule, program: Program, dtype: torch.dtype, batch
 
 
 def _converted(module: fx.GraphModule, dtype: torch.dtype) -> dict[int, Tensor]:
-    convert: Callable[[Tensor], Tensor] = lambda t: t.detach().to(dtype) if t.is_floating_point() else t
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
+
     found: dict[int, Tensor] = {id(p): torch.nn.Parameter(convert(p), False) for p in module.parameters()}
     found.update({id(b): convert(b) for b in module.buffers()})
     return found
@@ -146,27 +150,23 @@ def _blind(
 ) -> str:
     """Why the reference proves nothing, "" when it reacts to a shifted index in some cut group."""
     expected = _outputs(reference, program, dtype, batch)
-    shifted = [k for group in channels.groups if (k := _shift(keep, group.units)) is not None]
-    if not shifted:
-        return ""
+    shifted = [s for b in channels.bindings if b.role == "in" and (s := _shifted(b, keep)) is not None]
     step = max(1, len(shifted) // SHIFTS)
-    for candidate in shifted[::step]:
-        try:
-            other = materialise(program, channels, candidate)
-        except GraphError:
-            continue
+    for wrong in shifted[::step]:
+        other = materialise(program, channels, keep, wrong)
         if not _distance(_outputs(other.module, program, dtype, batch), expected) <= tolerance:
             return ""
-    return "the output does not react when a kept channel is exchanged for a removed one"
+    return "the output does not react when a reader takes a removed channel for a kept one" if shifted else ""
 
 
-def _shift(keep: Keep, units: Any) -> Keep | None:
-    """The keep-set with one kept unit of the group exchanged for a removed neighbour."""
-    alive = keep[units]
+def _shifted(binding: Binding, keep: Keep) -> dict[tuple[str, int], Index] | None:
+    """The positions that a reader takes, with one kept index exchanged for a removed neighbour."""
+    alive = keep[binding.units]
     edges = np.flatnonzero(alive[:-1] != alive[1:])
     if not edges.size:
         return None
     at = int(edges[edges.size // 2])
-    shifted = keep.copy()
-    shifted[units[at]], shifted[units[at + 1]] = alive[at + 1], alive[at]
-    return shifted
+    kept, gone = (at, at + 1) if alive[at] else (at + 1, at)
+    index = np.flatnonzero(alive)
+    index[index == kept] = gone
+    return {(binding.tensor, binding.dim): index}
