@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pagcp_ir.program import Program
 from passes.data import Split
+from passes.metrics import Metric
 from passes.seeding import borrowed_rng
 from passes.tasks import Task, select, task_losses
 from specs.diagnostics import DataError
@@ -31,7 +32,7 @@ def measure(program: Program, tasks: Sequence[Task], split: Split) -> dict[str, 
                     metrics[task.name].update(part, target)
                 except Exception as error:
                     raise _refused(task, error) from error
-        return {task.name: _value(task, metrics[task.name].compute) for task in metered}
+        return {task.name: _value(task, metrics[task.name]) for task in metered}
 
 
 def mean_losses(program: Program, tasks: Sequence[Task], split: Split) -> dict[str, float]:
@@ -86,10 +87,9 @@ def worst_margin(tasks: Sequence[Task], dense: Mapping[str, float], pruned: Mapp
     return min(margins)
 
 
-def _value(task: Task, compute: object) -> float:
-    assert callable(compute)
+def _value(task: Task, metric: Metric) -> float:
     try:
-        value = compute()
+        value = metric.compute()
     except Exception as error:
         raise _refused(task, error) from error
     if isinstance(value, Tensor):

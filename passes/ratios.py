@@ -144,17 +144,20 @@ def _rounded(
 ) -> tuple[NDArray[np.int64], str]:
     """Take cuts back, highest score first, until every axis keeps a multiple of round_to or all it has."""
     before = limits.lies[:, inside].sum(axis=1)
+    narrow_first = np.argsort(before, kind="stable")
+    lies, before = limits.lies[narrow_first], before[narrow_first]
     cut = set(map(int, chosen))
     while cut:
-        gone = limits.lies[:, sorted(cut)].sum(axis=1)
-        off = (gone > 0) & ((before - gone) % limits.round_to != 0)
-        if not off.any():
+        gone = lies[:, sorted(cut)].sum(axis=1)
+        off = np.flatnonzero((gone > 0) & ((before - gone) % limits.round_to != 0))
+        if not len(off):
             if len(cut) < len(chosen):
                 note = f"kept {int(inside.sum()) - len(cut)}, a multiple of {limits.round_to}"
             return np.array(sorted(cut), dtype=np.int64), note
-        # first a unit that lies on axes that are off only, so that those already right stay right
-        on_off = [u for u in cut if limits.lies[off, u].any()]
-        cut.remove(min(on_off, key=lambda u: (int((limits.lies[~off, u] > 0).sum()), -scores[u], -u)))
+        # a unit that lies on no narrower axis, where there is one: those are right already
+        axis = int(off[0])
+        there = [u for u in cut if lies[axis, u]]
+        cut.remove(min(there, key=lambda u: (int((lies[:axis, u] > 0).sum()), -scores[u], -u)))
     width = int(inside.sum())
     return chosen[:0], f"{width} channels cannot be cut to a multiple of {limits.round_to} at this ratio"
 

@@ -1,0 +1,148 @@
+"""uniform and pagcp on a real network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pagcp_ir.cost import costs
+from passes.base import meets, run_passes
+from passes.journal import Journal, read_journal
+from passes.pagcp import NetworkSpace, Pagcp
+from passes.published import worst_rise
+from passes.uniform import Uniform
+from specs.diagnostics import DataError, PassError
+from specs.options import PagcpOptions, UniformOptions
+from specs.spec import Budgets
+
+
+def budgets(**given):
+    return Budgets.model_validate(given)
+
+
+def uniform(case, **options):
+    return Uniform(UniformOptions(**options)).run(case.state, case.ctx)
+
+
+def pagcp(case, ctx=None, **options):
+    return run_passes([Pagcp(PagcpOptions(**options))], case.state, ctx or case.ctx)
+
+
+def test_uniform_never_costs_more_at_a_higher_ratio(case):
+    """W11."""
+    before = costs(case.state.channels)
+    for ratio in np.linspace(0.1, 0.95, 18):
+        after = uniform(case, ratio=float(ratio)).plan.after
+        assert (after.macs, after.params, after.bytes) <= (before.macs, before.params, before.bytes)
+        assert after.macs <= before.macs
+        assert after.params <= before.params
+        before = after
+
+
+def test_uniform_finds_the_smallest_ratio_that_meets_the_budgets(case):
+    case = replace(case, ctx=replace(case.ctx, budgets=budgets(macs="40%", params="45%")))
+    after = uniform(case)
+    limits = case.ctx.budgets.limits(after.plan.before)
+    assert meets(after.plan.after, limits)
+    ratio = after.decisions[0].ratio
+    # the next smaller ratio at which anything changes
+    smaller = max(k / n for n in (8, 12) for k in range(n) if k / n < ratio)
+    assert not meets(uniform(case, ratio=smaller).plan.after, limits)
+
+
+def test_uniform_without_ratio_and_budgets_is_refused(case):
+    with pytest.raises(PassError) as caught:
+        uniform(case)
+    assert str(caught.value) == "error[P409]: uniform has neither a ratio nor budgets to find one for"
+
+
+def test_uniform_that_cuts_nothing_gives_the_reasons(case):
+    """W8."""
+    with pytest.raises(PassError) as caught:
+        uniform(case, ratio=0.05, round_to=8)
+    assert [d.message for d in caught.value.diagnostics] == [
+        "uniform cut nothing",
+        "group `stem`: cut by the ratio 0.05",
+        "group `inner`: cut by the ratio 0.05",
+    ]
+    assert caught.value.diagnostics[1].where.partition(":")[0].endswith("conftest.py")
+
+
+def test_pagcp_keeps_every_task_within_the_schedule(case):
+    options = {"tolerance": 0.3, "total": 1.8, "grid": (0.25, 0.5, 0.75)}
+    after = pagcp(case, **options)
+    assert any(d.kept < d.width for d in after.decisions)
+    state, oracle = case.state, case.ctx.oracle
+    base = oracle.losses(state.program, state.channels, state.channels.all)
+    final = oracle.losses(state.program, state.channels, after.keep)
+    assert worst_rise(final, base)[1] <= 1.8
+    last = [d for d in after.decisions if d.kept < d.width][-1]
+    assert last.losses == pytest.approx(dict(final))
+
+
+def test_pagcp_is_the_search_of_its_pseudo_code(case):
+    """Worked again without the search: accept a ratio, reject the next, for the first group in the order."""
+    options = PagcpOptions(tolerance=0.3, total=1.5, grid=(0.25, 0.5, 0.75))
+    space = NetworkSpace(case.state, case.ctx, options)
+    decision = pagcp(case, **options.model_dump()).decisions[0]
+    saved = {g: space.macs(space.start) - space.macs(space.cut(space.start, g, 0.3).keep) for g in space.groups}
+    assert decision.group == max(saved, key=lambda g: saved[g])
+    base = space.losses(space.start)
+    rises = [worst_rise(space.losses(space.cut(space.start, decision.group, r).keep), base)[1] for r in options.grid]
+    accepted = [r for i, r in enumerate(options.grid) if all(rise <= 1.3 for rise in rises[: i + 1])]
+    assert decision.ratio == (accepted[-1] if accepted else 0.0)
+
+
+def test_pagcp_scores_the_network_as_it_is_cut(case):
+    """Cutting `stem` takes input channels of `inner` away, which its filters' norms must feel."""
+    space = NetworkSpace(case.state, case.ctx, PagcpOptions())
+    first = space.cut(space.start, "stem", 0.5).keep
+    weight = np.abs(case.state.program.tensors()["inner.weight"].detach().double().numpy())
+    kept = first[case.state.channels.group("stem").units]
+    expected = np.argsort(weight[:, kept].sum((1, 2, 3)), kind="stable")[:6]
+    after = space.cut(first, "inner", 0.5).keep[case.state.channels.group("inner").units]
+    assert set(np.flatnonzero(~after)) == set(expected)
+
+
+def test_pagcp_stops_at_the_budgets(case):
+    ctx = replace(case.ctx, budgets=budgets(macs="70%"))
+    given = {"tolerance": 10, "total": 1e3, "grid": tuple(k / 12 for k in range(1, 12))}
+    after = pagcp(case, ctx, **given)
+    limit = ctx.budgets.limits(after.plan.before)["macs"]
+    assert after.plan.after.macs <= limit
+    assert after.decisions[-1].reason.startswith(("the budgets were met at", "the budgets were met before"))
+    deeper = pagcp(case, ctx, **given, stop="tolerance")
+    assert deeper.plan.after.macs < after.plan.after.macs
+
+
+def test_pagcp_that_cuts_nothing_gives_the_reason_of_each_group(case):
+    """W8: the tolerance is far too small."""
+    with pytest.raises(PassError) as caught:
+        pagcp(case, tolerance=1e-9, total=1.1, grid=(0.5, 0.9))
+    told = [d.message for d in caught.value.diagnostics]
+    assert told[0] == "pagcp cut nothing"
+    assert all("at ratio 0.50 the loss of '" in message for message in told[1:])
+    assert len(told) == 3
+
+
+def test_pagcp_journals_every_evaluation(case, tmp_path):
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        pagcp(case, replace(case.ctx, journal=journal), tolerance=0.3, total=1.8, grid=(0.25, 0.5, 0.75))
+    records = [r for r in read_journal(tmp_path / "journal.jsonl") if r["kind"] == "evaluation"]
+    assert {r["group"] for r in records} == {"stem", "inner"}
+    assert {r["verdict"] for r in records} <= {"accepted", "rejected"}
+    assert all(set(r["losses"]) == {"label", "map"} and r["seconds"] >= 0 for r in records)
+
+
+@pytest.mark.parametrize("criterion", ["l2", "tp_l1", "tp_l2", "tp_bn_scale", "tp_taylor", "tp_random"])
+def test_every_criterion_drives_the_search(case, criterion):
+    given = {"tolerance": 10, "total": 1e3, "grid": (0.5,), "criterion": criterion}
+    first, second = pagcp(case, **given), pagcp(case, **given)
+    assert [d.kept for d in first.decisions] == [6, 4] or [d.kept for d in first.decisions] == [4, 6]
+    assert first.plan.to_json() == second.plan.to_json()
+
+
+def test_without_tasks_pagcp_says_so(case):
+    with pytest.raises(DataError) as caught:
+        pagcp(case, replace(case.ctx, oracle=None))
+    assert str(caught.value) == "error[D709]: pagcp measures the tasks' losses: the spec needs tasks and data"
