@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
 
-__all__ = ["Exported", "export", "quiet"]
+__all__ = ["Exported", "export", "quiet", "reason_of"]
 
 BATCH = 2
 """The example's batch: 1 would make torch.export specialise on broadcasting."""
@@ -39,11 +39,11 @@ def export(program: Program) -> Exported:
         try:
             return Exported(_clean(_export(module, inputs, shapes)), ("batch",))
         except Exception as error:  # noqa: BLE001 (torch.export raises nearly anything)
-            note = f"batch size fixed at {BATCH}: {_first_line(error)}"
+            note = f"batch size fixed at {BATCH}: {reason_of(error)}"
         try:
             return Exported(_clean(_export(module, inputs, None)), (), note)
         except Exception as error:
-            raise EmitError.one("E605", f"torch.export cannot export the network: {_first_line(error)}") from error
+            raise EmitError.one("E605", f"torch.export cannot export the network: {reason_of(error)}") from error
 
 
 def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], shapes: object) -> ExportedProgram:
@@ -61,9 +61,13 @@ def _clean(exported: ExportedProgram) -> ExportedProgram:
     return exported
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def reason_of(error: Exception) -> str:
+    """Type and first line of the exception at the root: the exporters wrap it in pages of advice."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    return f"{type(root).__name__}: {lines[0]}" if lines else type(root).__name__
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def _common(scopes: list[list[str]]) -> list[str]:
 def _base(node: fx.Node) -> tuple[str, ...]:
     """`add_3` as `add`: the name that torch.fx derived from the op, where it is short."""
     name = re.sub(r"_\d+$", "", node.name) or node.name
-    return (name,) if len(name) <= MAX_NAME else GENERIC
+    return GENERIC if len(name) > MAX_NAME or name == "getitem" else (name,)
 
 
 def _free(wish: tuple[str, ...], busy: set[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pagcp_ir.emit.base import About, ExportReport, error_of, portable
-from pagcp_ir.emit.export import export, quiet
+from pagcp_ir.emit.export import export, quiet, reason_of
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
 
@@ -32,10 +32,10 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
             with torch.no_grad():
                 parity = max(parity, error_of(program.run(inputs), module(*inputs)))
         if not parity <= TOLERANCE:
-            raise EmitError.one("E606", f"{FILE} differs from the program: relative error {parity:.2e}")
+            raise EmitError.one("E606", f"{FILE} does not give the outputs of the network: relative error {parity:.2e}")
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, (EmitError, OSError)) or not isinstance(error, Exception):
             raise
-        raise EmitError.one("E605", f"{FILE} cannot be written: {type(error).__name__}: {error}") from error
+        raise EmitError.one("E605", f"{FILE} cannot be written: {reason_of(error)}") from error
     return ExportReport((FILE,), parity, exported.dynamic, exported.note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -166,3 +167,35 @@ def test_what_cannot_be_exported_leaves_nothing(name: str, tmp_path: Path, capsy
     assert "Could not guard on data-dependent expression" in str(caught.value)
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pt2", r"error\[E606\]: model.pt2 does not give the outputs of the network: relative error \d\.\d\de[-+]\d\d"),
+        (
+            "onnx",
+            r"error\[E608\]: model.onnx differs from torch by \d\.\d\de[-+]\d\d of the output's scale, more than 1e-04",
+        ),
+    ],
+)
+def test_a_mismatch_leaves_nothing(name: str, message: str, tmp_path: Path) -> None:
+    program = trace(Noise(), [TensorSpec((1, 4))])
+    with pytest.raises(EmitError) as caught:
+        EXPORTERS[name](program, tmp_path, About("Test"))
+    assert re.fullmatch(message, str(caught.value))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_onnxruntime_cannot_run_is_refused(tmp_path: Path) -> None:
+    program = trace(nn.Conv2d(1, 2, 3).double(), [TensorSpec((1, 1, 4, 4), torch.float64)])
+    with pytest.raises(EmitError) as caught:
+        EXPORTERS["onnx"](program, tmp_path, About("Test"))
+    assert str(caught.value).startswith("error[E607]: the network cannot be exported to ONNX: NotImplemented: ")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
