@@ -6,6 +6,7 @@ wrong field never hides a contradiction. A problem travels as a pydantic error w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -18,7 +19,19 @@ from typing_extensions import Self
 from specs.diagnostics import nearest
 from specs.node import KeyPath
 
-__all__ = ["LATER", "NOT_YET", "REFERENCE", "List", "Model", "Problem", "Reference", "later", "relocated"]
+__all__ = [
+    "DEVICE",
+    "LATER",
+    "NAME_OR_REFERENCE",
+    "NOT_YET",
+    "REFERENCE",
+    "List",
+    "Model",
+    "Problem",
+    "Reference",
+    "later",
+    "relocated",
+]
 
 NOT_YET = "is not available in this version"
 _T = TypeVar("_T")
@@ -26,7 +39,9 @@ List = Annotated[tuple[_T, ...], Strict(False)]
 """A YAML list, held as a tuple; its items stay strict."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+NAME_OR_REFERENCE = re.compile(rf"^{_NAME}((\.{_NAME})*:{_NAME}(\.{_NAME})*)?$")
 REFERENCE = rf"^{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*$"
+DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
 Reference = Annotated[str, Field(pattern=REFERENCE)]
 """module:callable"""
 

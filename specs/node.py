@@ -74,6 +74,11 @@ class Node:
                 return
             yield node
 
+    def get(self, path: KeyPath) -> Node | None:
+        """The node at that path, None where there is none."""
+        nodes = list(self.walk(path))
+        return nodes[-1] if len(nodes) == len(path) + 1 else None
+
     def at(self, path: Sequence[Key], *, key: bool = False) -> Place:
         """The place of the value at that path, or of its key; of what should hold it where it does not exist."""
         nodes = list(self.walk(path))

@@ -46,17 +46,17 @@ class ScopeOptions(Model):
     """Limits for the groups whose name matches a glob."""
 
     max_ratio: float | None = Field(
-        None, ge=0, le=1, description="largest share of a group's units to cut; 0 cuts none"
+        default=None, ge=0, le=1, description="largest share of a group's units to cut; 0 cuts none"
     )
-    round_to: int | None = Field(None, ge=1, le=1024, description="kept widths are multiples of this")
+    round_to: int | None = Field(default=None, ge=1, le=1024, description="kept widths are multiples of this")
 
 
 class SelectorOptions(PassOptions):
     """Common to the passes that choose what to cut."""
 
-    round_to: int = Field(1, ge=1, le=1024, description="kept widths are multiples of this")
-    min_channels: int = Field(1, ge=1, description="least number of channels to keep on every axis")
-    max_ratio: float = Field(0.95, gt=0, le=1, description="largest share of a group's units to cut")
+    round_to: int = Field(default=1, ge=1, le=1024, description="kept widths are multiples of this")
+    min_channels: int = Field(default=1, ge=1, description="least number of channels to keep on every axis")
+    max_ratio: float = Field(default=0.95, gt=0, le=1, description="largest share of a group's units to cut")
     scopes: dict[str, ScopeOptions] = Field(
         default_factory=dict, description="limits for the groups whose name matches a glob"
     )
@@ -66,9 +66,12 @@ class UniformOptions(SelectorOptions):
     """Every group by the same ratio: the baseline."""
 
     ratio: float | None = Field(
-        None, gt=0, lt=1, description="share of every group's units to cut; unset: the smallest that meets the budgets"
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of every group's units to cut; unset: the smallest that meets the budgets",
     )
-    criterion: _Criterion = Field("l1", description=_CRITERION)
+    criterion: _Criterion = Field(default="l1", description=_CRITERION)
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
@@ -106,34 +109,38 @@ class PagcpOptions(SelectorOptions):
     """Group by group, as deep as every task tolerates (arXiv 2303.11923)."""
 
     tolerance: float = Field(
-        0.06, gt=0, le=10, description="d0: relative rise of a task's loss that the first group may cause"
+        default=0.06, gt=0, le=10, description="d0: relative rise of a task's loss that the first group may cause"
     )
     total: Annotated[float, later("auto", use="a number")] = Field(
-        6.0, gt=1, le=1e6, description="T: factor on a task's loss if every group uses up its tolerance"
+        default=6.0, gt=1, le=1e6, description="T: factor on a task's loss if every group uses up its tolerance"
     )
     top: float = Field(
-        1.0, gt=0, le=1, description="P: share of the groups to cut, those that cost the least loss per MAC"
+        default=1.0, gt=0, le=1, description="P: share of the groups to cut, those that cost the least loss per MAC"
     )
-    criterion: _Criterion = Field("l1", description=_CRITERION)
+    criterion: _Criterion = Field(default="l1", description=_CRITERION)
     grid: Annotated[
         List[Annotated[float, Field(gt=0, lt=1)]],
         AfterValidator(_ascending),
         BeforeValidator(_grid),
         Field(min_length=1, max_length=MAX_GRID),
-    ] = Field(GRID, description="ratios to try, ascending, over a group's original width; or {start, stop, steps}")
-    order: Annotated[Literal["macs"], later("latency", use="macs")] = Field(
-        "macs", description="what a group must save to be cut first"
+    ] = Field(
+        default=GRID, description="ratios to try, ascending, over a group's original width; or {start, stop, steps}"
     )
-    probe: float = Field(0.3, gt=0, lt=1, description="ratio at which a group's savings are measured for the order")
+    order: Annotated[Literal["macs"], later("latency", use="macs")] = Field(
+        default="macs", description="what a group must save to be cut first"
+    )
+    probe: float = Field(
+        default=0.3, gt=0, lt=1, description="ratio at which a group's savings are measured for the order"
+    )
     search: Annotated[Literal["published"], later("certified", "marginal", use="published")] = Field(
-        "published", description="published: one group after the other, as the paper does"
+        default="published", description="published: one group after the other, as the paper does"
     )
     compensate: Annotated[Literal["none"], later("mean", use="none")] = Field(
-        "none", description="what readers of removed channels get in their place"
+        default="none", description="what readers of removed channels get in their place"
     )
-    confidence: Annotated[None, LATER] = Field(None, description="not available in this version")
+    confidence: Annotated[None, LATER] = Field(default=None, description="not available in this version")
     stop: Literal["budget", "tolerance"] = Field(
-        "budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
+        default="budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
     )
 
     @classmethod
@@ -155,13 +162,13 @@ class FinetuneOptions(PassOptions):
     """Trains the network on the weighted sum of the tasks' losses; keeps the epoch that is best on validation."""
 
     later_keys: ClassVar[tuple[str, ...]] = ("ema", "balance", "trainer")
-    epochs: int = Field(5, ge=1, le=100_000, description="passes over the training images")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum 0.9")
-    lr: float = Field(1e-3, gt=0, le=10, description="first learning rate; it falls to zero along a cosine")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="decay of weights, not of biases and norms")
-    batch_size: int | None = Field(None, ge=1, description="images in a batch; data.batch_size where unset")
-    distill: float = Field(0.0, ge=0, description="weight of the distance to the original network's outputs")
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
+    epochs: int = Field(default=5, ge=1, le=100_000, description="passes over the training images")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw, or sgd with momentum 0.9")
+    lr: float = Field(default=1e-3, gt=0, le=10, description="first learning rate; it falls to zero along a cosine")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="decay of weights, not of biases and norms")
+    batch_size: int | None = Field(default=None, ge=1, description="images in a batch; data.batch_size where unset")
+    distill: float = Field(default=0.0, ge=0, description="weight of the distance to the original network's outputs")
+    patience: int | None = Field(default=None, ge=1, description="stop after so many epochs without a better one")
 
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:

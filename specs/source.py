@@ -235,7 +235,7 @@ class _Composer:
 
     def place(self, event: ev.Event) -> Place:
         mark = event.start_mark
-        return self.spot(mark.line, mark.column)
+        return Place(self.name) if mark is None else self.spot(mark.line, mark.column)
 
     def spot(self, line: int, column: int) -> Place:
         if self.lines is None:

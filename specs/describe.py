@@ -1,0 +1,113 @@
+"""A spec in words: what was understood, so that a misunderstanding shows before hours are spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specs.options import FinetuneOptions, PagcpOptions, SelectorOptions, UniformOptions
+from specs.plan import Costs
+from specs.quantity import Quantity
+from specs.spec import Guarantee, PassSpec, Spec, TaskSpec
+
+__all__ = ["describe"]
+
+_COSTS = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
+
+
+def describe(spec: Spec, before: Costs | None = None) -> list[str]:
+    """One line per fact, in the order of the spec. `before`: what the network costs, where that is known."""
+    lines = [_model(spec)]
+    if spec.model.protect:
+        lines.append(f"never cuts {', '.join(spec.model.protect)}")
+    if spec.data is not None:
+        samples = spec.data.calibration.samples
+        searched = "all calibration samples" if samples is None else f"{samples} calibration samples"
+        lines.append(f"data: {spec.data.factory}, batches of {spec.data.batch_size}; losses are measured on {searched}")
+    lines += [f"task {task.name}: {_task(task)}" for task in spec.tasks]
+    for name, word in _COSTS.items():
+        budget = getattr(spec.budgets, name)
+        if budget is not None:
+            lines.append(_budget(budget, word, None if before is None else getattr(before, name)))
+    lines += [f"pass {number}, {step.name}: {_pass(step)}" for number, step in enumerate(spec.passes, 1)]
+    lines.append(f"writes {', '.join(spec.export)}" if spec.export else "writes nothing but the plan and its evidence")
+    return lines
+
+
+def _model(spec: Spec) -> str:
+    model = spec.model
+    shapes = ", ".join("x".join(map(str, given.shape)) for given in model.inputs)
+    arguments = ", ".join(f"{key}={value}" for key, value in model.args.items())
+    source = f"{model.factory}({arguments})" if model.factory else f"program {model.program}"
+    weights = f", weights {model.weights}" if model.weights else ""
+    return f"model: {source}{weights}, input {shapes}, device {spec.device}, seed {spec.seed}"
+
+
+def _task(task: TaskSpec) -> str:
+    metric: Any = task.metric["name"] if isinstance(task.metric, dict) else task.metric
+    if task.guarantee is None:
+        return f"{metric} is reported, nothing is guaranteed" if metric else "nothing is guaranteed"
+    return f"{metric} {_guarantee(task.guarantee)}"
+
+
+def _guarantee(guarantee: Guarantee) -> str:
+    if guarantee.at_least is not None:
+        return f"stays at {guarantee.at_least:g} or above"
+    if guarantee.at_most is not None:
+        return f"stays at {guarantee.at_most:g} or below"
+    drop = guarantee.max_drop
+    assert drop is not None
+    if drop.kind == "percent":
+        return f"gets worse by at most {drop} of its original value"
+    if drop.kind == "points":
+        points = f"{drop.value:g} percentage point{'' if drop.value == 1 else 's'}"
+        return f"gets worse by at most {drop.base / 100:g} ({points})"
+    return f"gets worse by at most {drop}, in its own unit"
+
+
+def _budget(budget: Quantity, word: str, before: int | None) -> str:
+    if budget.kind == "percent":
+        original = f"the {word}" if before is None else f"{_short(before)} {word}"
+        return f"keeps at most {budget} of {original}, that is cuts at least {100 - budget.value:g}%"
+    amount = str(budget) if budget.kind == "bytes" else f"{budget} {word}"
+    if before is None:
+        return f"keeps at most {amount}"
+    cut = max(0.0, 100 - 100 * budget.limit(before) / max(1, before))
+    return f"keeps at most {amount} of {_short(before)}, that is cuts at least {cut:.3g}%"
+
+
+def _short(number: int) -> str:
+    for unit, size in ((" G", 10**9), (" M", 10**6), (" k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _pass(step: PassSpec) -> str:
+    options = step.options
+    if isinstance(options, PagcpOptions):
+        until = "until the budgets are met" if options.stop == "budget" else "as far as the tasks tolerate"
+        first, total = f"{options.tolerance * 100:g}%", f"{options.total:g}"
+        rise = f"the first may raise a task's loss by {first}, all together to {total} times the loss"
+        told = f"cuts group by group {until}; {rise}; least important by {options.criterion} first"
+    elif isinstance(options, UniformOptions):
+        share = (
+            "by the smallest ratio that meets the budgets" if options.ratio is None else f"by {options.ratio * 100:g}%"
+        )
+        told = f"cuts every group {share}; least important by {options.criterion} first"
+    elif isinstance(options, FinetuneOptions):
+        distilled = f", with {options.distill:g} times the distance to the original" if options.distill else ""
+        told = f"trains for {options.epochs} epochs with {options.optimizer} at {options.lr:g}{distilled}"
+    else:
+        told = ", ".join(f"{key} {value}" for key, value in options)
+    return told + (_limits(options) if isinstance(options, SelectorOptions) else "")
+
+
+def _limits(options: SelectorOptions) -> str:
+    parts = []
+    if options.round_to > 1:
+        parts.append(f"widths are multiples of {options.round_to}")
+    if options.min_channels > 1:
+        parts.append(f"at least {options.min_channels} channels stay")
+    if options.scopes:
+        parts.append(f"limits for {', '.join(options.scopes)}")
+    return "".join(f"; {part}" for part in parts)

@@ -1,0 +1,262 @@
+"""The sections of a spec. Frozen; attribute names are the keys of the YAML; what needs no data or torch is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from specs.model import LATER, NAME_OR_REFERENCE, List, Model, Problem, Reference
+from specs.node import kind, shown
+from specs.quantity import Quantity
+
+if TYPE_CHECKING:
+    from specs.plan import Costs
+
+__all__ = ["Budgets", "CalibrationSpec", "DataSpec", "Guarantee", "InputSpec", "ModelSpec", "TaskSpec"]
+
+DType = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+Args = dict[str, Any]
+
+
+def _has(given: Mapping[str, Any], key: str) -> bool:
+    return given.get(key) is not None
+
+
+class InputSpec(Model):
+    """One positional input of the network."""
+
+    shape: Annotated[List[Annotated[int, Field(ge=1)]], Field(min_length=1)] = Field(description="batch first")
+    dtype: DType = Field(default="float32", description="element type")
+
+
+def _input(value: Any) -> Any:
+    """[1, 3, 32, 32] is short for {shape: [1, 3, 32, 32]}."""
+    if isinstance(value, (list, tuple)):
+        return {"shape": value}
+    if isinstance(value, (Mapping, InputSpec)):
+        return value
+    raise Problem("S105", f"must be a shape such as [1, 3, 32, 32], got {kind(value)}").error
+
+
+def _inputs(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and value and all(isinstance(size, int) for size in value):
+        hint = f"write [[{', '.join(map(str, value))}]]: one shape per positional input"
+        raise Problem("S105", "must be a list of shapes, got one shape", hint).error
+    return value
+
+
+class ModelSpec(Model):
+    """Where the trained network comes from."""
+
+    factory: Reference | None = Field(default=None, description="module:callable that returns the nn.Module")
+    args: Args = Field(default_factory=dict, description="keyword arguments of the factory")
+    weights: Annotated[str, Field(pattern=r"\.(safetensors|pt)$")] | None = Field(
+        default=None, description="trained tensors: .safetensors, or .pt with tensors alone"
+    )
+    program: Annotated[str, Field(pattern=r"\.pt2$")] | None = Field(
+        default=None, description="a torch.export program, in place of factory and weights"
+    )
+    inputs: Annotated[List[Annotated[InputSpec, BeforeValidator(_input)]], BeforeValidator(_inputs)] = Field(
+        default=(), description="one shape per positional input, batch first; {shape, dtype} for other dtypes"
+    )
+    adapter: Reference | None = Field(default=None, description="module:callable that wraps the network")
+    protect: List[str] = Field(default=(), description="globs of layers that are never cut")
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """A factory or a program, and what belongs to it."""
+        if _has(given, "program"):
+            for key in ("factory", "args", "weights"):
+                if given.get(key):
+                    yield Problem("S110", "cannot be given together with model.program", "keep one of them", (key,))
+        elif not _has(given, "factory"):
+            yield Problem("S110", "needs factory or program", "factory: module:callable returns the network")
+        if not given.get("inputs"):
+            yield Problem("S106", "is missing", "one shape per input, such as [[1, 3, 32, 32]]", ("inputs",))
+
+
+class CalibrationSpec(Model):
+    """What the search measures losses on."""
+
+    samples: int | None = Field(default=None, ge=1, description="how many calibration samples to use; all where unset")
+
+
+class DataSpec(Model):
+    """Where the data comes from."""
+
+    factory: Reference = Field(description="module:callable that returns train, calibration, validation[, test]")
+    args: Args = Field(default_factory=dict, description="keyword arguments of the factory")
+    batch_size: int = Field(default=32, ge=1, description="samples in a batch")
+    workers: int = Field(default=0, ge=0, le=1024, description="processes that load data")
+    calibration: CalibrationSpec = Field(default=CalibrationSpec(), description="what the search measures losses on")
+    collate: Reference | None = Field(default=None, description="module:callable that makes a batch of samples")
+
+
+def _metric_value(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().endswith(("%", "pp")):
+        hint = "write 0.9 for 90% of a metric from 0 to 1; a share of the original's value is max_drop: 10%"
+        raise Problem("S109", f"must be a value in the metric's unit, got {value}", hint).error
+    return value
+
+
+def _drop(value: Quantity) -> Quantity:
+    if value.kind not in ("percent", "points", "absolute"):
+        raise Problem("S109", f"must be a drop such as 1%, 1pp or 0.5, got {value}").error
+    if value.value < 0 or (value.kind != "absolute" and value.value > 100):
+        most = "" if value.kind == "absolute" else f" and at most 100{value.unit}"
+        raise Problem("S104", f"must be at least 0{most}, got {value}").error
+    return value
+
+
+MetricValue = Annotated[float | None, BeforeValidator(_metric_value)]
+
+
+class Guarantee(Model):
+    """What a task's metric must not fall short of: exactly one of max_drop, at_least, at_most."""
+
+    max_drop: Annotated[Quantity, AfterValidator(_drop)] | None = Field(
+        default=None, description="1% of the original's value, 1pp (0.01) of a 0..1 metric, or 0.5 in the metric's unit"
+    )
+    at_least: MetricValue = Field(default=None, description="least value allowed, in the metric's unit")
+    at_most: MetricValue = Field(default=None, description="largest value allowed, in the metric's unit")
+    confidence: Annotated[None, LATER] = Field(default=None, description="not available in this version")
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """Exactly one bound."""
+        bounds = [key for key in given if key in ("max_drop", "at_least", "at_most") and _has(given, key)]
+        if not bounds:
+            yield Problem("S110", "needs one of max_drop, at_least, at_most", "max_drop: 1pp allows one point less")
+        for key in bounds[1:]:
+            yield Problem("S110", f"cannot be given together with {bounds[0]}", "keep one of them", (key,))
+
+    def allowed(self, dense: float, higher_is_better: bool) -> float:
+        """The worst value allowed, for a metric that is `dense` before pruning."""
+        if self.max_drop is None:
+            bound = self.at_least if self.at_least is not None else self.at_most
+            assert bound is not None
+            return bound
+        drop = self.max_drop.base
+        if self.max_drop.kind == "percent":
+            drop *= abs(dense) / 100
+        elif self.max_drop.kind == "points":
+            drop /= 100
+        return dense - drop if higher_is_better else dense + drop
+
+    def met(self, dense: float, pruned: float, higher_is_better: bool) -> bool:
+        """Whether `pruned` keeps the guarantee; NaN never does. A rounding error of 1e-9 is not held against it."""
+        bound = self.allowed(dense, higher_is_better)
+        slack = 1e-9 * max(1.0, abs(bound)) if math.isfinite(bound) else 0.0
+        is_floor = higher_is_better if self.max_drop is not None else self.at_least is not None
+        return pruned >= bound - slack if is_floor else pruned <= bound + slack
+
+
+def _callable_with_arguments(value: Any) -> Any:
+    """A name, module:callable, or a mapping of a name and keyword arguments."""
+    if value is None:
+        return value
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if name is None:
+        raise Problem("S106", "has no name", "write {name: ..., <argument>: ...}").error
+    if not isinstance(name, str):
+        raise Problem("S105", f"must be a name, module:callable or {{name, arguments}}, got {kind(name)}").error
+    if not NAME_OR_REFERENCE.fullmatch(name):
+        raise Problem("S118", f"must be a name or module:callable, got {shown(name)}").error
+    return value
+
+
+_NAME = {"type": "string", "pattern": NAME_OR_REFERENCE.pattern}
+Callable = Annotated[
+    str | Args | None,
+    BeforeValidator(_callable_with_arguments),
+    WithJsonSchema(
+        {"anyOf": [_NAME, {"type": "object", "properties": {"name": _NAME}, "required": ["name"]}, {"type": "null"}]}
+    ),
+]
+
+
+def _selection(value: Any) -> Any:
+    if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
+        return value
+    raise Problem("S105", f"must be a key, an index or a dotted path, got {kind(value)}").error
+
+
+Selection = Annotated[str | int | None, BeforeValidator(_selection)]
+
+
+class TaskSpec(Model):
+    """One thing that the network has to stay good at."""
+
+    name: str = Field(min_length=1, description="what reports call it; unique")
+    output: Selection = Field(
+        default=None, description="key, index or dotted path into the model's output; all where unset"
+    )
+    target: Selection = Field(
+        default=None, description="key, index or dotted path into the data's target; all where unset"
+    )
+    loss: Callable = Field(default=None, description="torch.nn.functional name, {name, arguments}, or module:callable")
+    weight: float = Field(default=1.0, ge=0, description="of the loss in fine-tuning and in sums over tasks")
+    metric: Callable = Field(default=None, description="{name, arguments} of a torchmetrics class, or module:callable")
+    higher_is_better: bool | None = Field(default=None, description="taken from torchmetrics where it says so")
+    guarantee: Guarantee | None = Field(default=None, description="what the metric must not fall short of")
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """A guarantee is about a metric, and a bound on the side where the metric gets worse."""
+        guarantee = given.get("guarantee")
+        if guarantee is not None and not _has(given, "metric"):
+            hint = "a guarantee is about a metric: metric: {name: MulticlassAccuracy, num_classes: 10}"
+            yield Problem("S106", "is missing", hint, ("metric",))
+        wrong = {True: "at_most", False: "at_least"}
+        higher = given.get("higher_is_better")
+        if isinstance(guarantee, Mapping) and isinstance(higher, bool) and _has(guarantee, wrong[higher]):
+            text = f"cannot bound a metric with higher_is_better: {shown(higher)}"
+            hint = f"write {wrong[not higher]}"
+            yield Problem("S110", text, hint, ("guarantee", wrong[higher]))
+
+
+def _budget(value: Quantity, kinds: Sequence[str], example: str) -> Quantity:
+    if value.kind not in kinds:
+        raise Problem("S109", f"must be a share or an amount such as {example}, got {value}").error
+    if value.kind == "percent":
+        if value.value > 100:
+            hint = "budgets are upper bounds on what is kept; write 60% to keep 60%"
+            raise Problem("S104", f"must be below 100%, got {value}", hint).error
+        if value.value <= 0:
+            raise Problem("S104", f"must be above 0%, got {value}").error
+    elif value.limit(0) < 1:
+        share = f"write {value.value * 100:g}% to keep {value.value * 100:g}%" if 0 < value.value < 1 else ""
+        raise Problem("S104", f"must be at least 1, got {value}", share).error
+    return value
+
+
+def _count(value: Quantity) -> Quantity:
+    return _budget(value, ("percent", "absolute"), "40% or 1.2G")
+
+
+def _size(value: Quantity) -> Quantity:
+    return _budget(value, ("percent", "bytes"), "40% or 20MB")
+
+
+class Budgets(Model):
+    """What is kept at most: shares of the original, or amounts."""
+
+    macs: Annotated[Quantity, AfterValidator(_count)] | None = Field(
+        default=None, description="MACs of one sample: 40%, 1.2G"
+    )
+    params: Annotated[Quantity, AfterValidator(_count)] | None = Field(default=None, description="parameters: 40%, 5M")
+    bytes: Annotated[Quantity, AfterValidator(_size)] | None = Field(
+        default=None, description="parameters and buffers: 40%, 20MB"
+    )
+    latency: Annotated[None, LATER] = Field(default=None, description="not available in this version")
+
+    def limits(self, before: Costs) -> dict[str, int]:
+        """Upper bounds for a network that costs `before`; only those that the spec gives."""
+        return {
+            name: budget.limit(getattr(before, name))
+            for name in ("macs", "params", "bytes")
+            if (budget := getattr(self, name)) is not None
+        }

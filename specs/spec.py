@@ -1,0 +1,209 @@
+"""Spec: the user's contract (DESIGN section 5), and `load_spec`, which reports all that is wrong with one at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, ValidationError, model_serializer
+
+from specs.diagnostics import Diagnostic, SpecError, nearest
+from specs.messages import findings, in_order, key_path
+from specs.model import DEVICE, NOT_YET, List, Model, Problem, Reference, relocated
+from specs.node import Node, kind, shown
+from specs.options import LATER_PASSES, OPTIONS, PassOptions
+from specs.sections import (
+    Budgets,
+    CalibrationSpec,
+    DataSpec,
+    Guarantee,
+    InputSpec,
+    ModelSpec,
+    TaskSpec,
+)
+from specs.tree import read_tree
+
+__all__ = [
+    "Budgets",
+    "CalibrationSpec",
+    "DataSpec",
+    "Guarantee",
+    "InputSpec",
+    "ModelSpec",
+    "PassSpec",
+    "Spec",
+    "TaskSpec",
+    "load_spec",
+]
+
+Exporter = Literal["python", "pt2", "onnx"]
+
+
+class PassSpec(Model):
+    """One step of the pipeline: `- name: {options}`, or `- name`."""
+
+    name: str
+    options: SerializeAsAny[PassOptions]
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.name: self.options.model_dump(mode="json")}
+
+
+def _pass(value: Any) -> Any:
+    """The pass of a YAML item. Errors lie below the pass's name, as they do in the file."""
+    if isinstance(value, PassSpec):
+        return value
+    if not isinstance(value, (str, Mapping)):
+        raise Problem("S105", f"must be a pass such as pagcp: {{...}}, got {kind(value)}").error
+    if isinstance(value, Mapping) and len(value) != 1:
+        hint = "put a dash before each pass, and indent its options below its name"
+        raise Problem("S105", f"must hold one pass, got {len(value)} keys", hint).error
+    name, options = (value, None) if isinstance(value, str) else next(iter(value.items()))
+    if name in LATER_PASSES:
+        raise Problem("S108", f": {name} {NOT_YET}", f"use {', '.join(OPTIONS)}").error
+    if name not in OPTIONS:
+        text = f"must be one of {', '.join(OPTIONS)}, got {shown(name)}"
+        raise Problem("S107", text, nearest(str(name), tuple(OPTIONS))).error
+    try:
+        return PassSpec(name=name, options=OPTIONS[name].model_validate({} if options is None else options))
+    except ValidationError as error:
+        raise relocated(error, () if isinstance(value, str) else (name,)) from None
+
+
+def _pass_options(given: Mapping[str, Any]) -> Iterable[tuple[int, str, Mapping[str, Any]]]:
+    """Index, name and options of the passes that are known, as they were written."""
+    passes = given.get("passes")
+    for index, item in enumerate(passes if isinstance(passes, (list, tuple)) else ()):
+        if isinstance(item, PassSpec):
+            yield index, item.name, dict(item.options)
+        elif isinstance(item, Mapping) and len(item) == 1:
+            name, options = next(iter(item.items()))
+            if name in OPTIONS:
+                yield index, name, options if isinstance(options, Mapping) else {}
+        elif isinstance(item, str) and item in OPTIONS:
+            yield index, item, {}
+
+
+class Spec(Model):
+    """What is to be compiled, how good it must stay, how small it must become."""
+
+    version: Literal[1] = Field(description="of this format")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of everything random")
+    device: str = Field(default="auto", pattern=DEVICE, description="auto, cpu, cuda, cuda:1 or mps")
+    model: ModelSpec = Field(description="the trained network")
+    data: DataSpec | None = Field(default=None, description="where the data comes from")
+    losses: Reference | None = Field(default=None, description="module:callable (output, target) -> {task: loss}")
+    tasks: List[TaskSpec] = Field(default=(), description="what the network has to stay good at")
+    budgets: Budgets = Field(default=Budgets(), description="what is kept at most")
+    passes: Annotated[List[Annotated[PassSpec, BeforeValidator(_pass)]], Field(min_length=1)] = Field(
+        description="the steps, in order"
+    )
+    export: List[Exporter] = Field(default=("python", "pt2", "onnx"), description="what is written besides the plan")
+
+    _path: Path | None = PrivateAttr(None)
+    _root: Node | None = PrivateAttr(None)
+    _overrides: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """Names that occur twice, and passes that lack what they need."""
+        yield from _same_names(given)
+        passes = list(_pass_options(given))
+        needing = [(index, name) for index, name, options in passes if OPTIONS[name].needs_tasks(options)]
+        for index, name in needing[:1]:
+            lacking = " and ".join(key for key in ("tasks", "data") if not given.get(key))
+            if lacking:
+                yield Problem("S113", f": {name} needs {lacking}", "it measures the tasks' losses", ("passes", index))
+            yield from _without_loss(given, name)
+        for index, name, options in passes:
+            if name == "uniform" and options.get("ratio") is None and not given.get("budgets"):
+                hint = "give ratio, or budgets that the smallest sufficient ratio is to meet"
+                yield Problem("S106", "is missing", hint, ("passes", index, name, "ratio"))
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it was read from."""
+        return self._path
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The overrides that it was read with."""
+        return self._overrides
+
+    def where(self, key: str | Iterable[str | int]) -> str:
+        """file:line:col of "tasks[0].loss" (or of what should hold it); empty for a spec that was not read."""
+        return "" if self._root is None else str(self._root.at(key_path(key)))
+
+    def resolve(self, path: str | Path) -> Path:
+        """A path of the spec as one of this machine: relative ones start at the spec's folder."""
+        return (self._path.parent if self._path is not None else Path()) / path
+
+    def resolved(self) -> dict[str, Any]:
+        """The spec with every default, in YAML's types, loadable again, without a path of this machine."""
+        from specs.lock import resolved
+
+        return resolved(self, self._path, () if self._root is None else self._root.expanded())
+
+    def to_yaml(self) -> str:
+        """`resolved` as YAML."""
+        from specs.lock import yaml_text
+
+        return yaml_text(self.resolved())
+
+
+def _same_names(given: Mapping[str, Any]) -> Iterable[Problem]:
+    seen: dict[str, int] = {}
+    for index, task in enumerate(_tasks(given)):
+        name = task.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            hint = f"tasks[{seen[name]}] has it already"
+            yield Problem("S111", f"must be unique, got {shown(name)} again", hint, ("tasks", index, "name"))
+        seen.setdefault(name, index)
+
+
+def _without_loss(given: Mapping[str, Any], name: str) -> Iterable[Problem]:
+    if given.get("losses") is None:
+        for index, task in enumerate(_tasks(given)):
+            if task.get("loss") is None:
+                hint = f"{name} measures the loss of every task; for example loss: cross_entropy"
+                yield Problem("S106", "is missing", hint, ("tasks", index, "loss"))
+
+
+def _tasks(given: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tasks as written, an empty one for what is not a task."""
+    tasks = given.get("tasks")
+    items = tasks if isinstance(tasks, (list, tuple)) else ()
+    return [dict(item) if isinstance(item, (Mapping, TaskSpec)) else {"loss": ""} for item in items]
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """The spec in that file, with overrides such as "budgets.macs=50%". SpecError holds all that is wrong."""
+    path = Path(path)
+    problems: list[Diagnostic] = []
+    root = read_tree(path, overrides, problems)
+    spec = None
+    try:
+        spec = Spec.model_validate(root.plain())
+    except ValidationError as error:
+        problems += findings(error, root)
+    problems += _missing_files(root, path.parent)
+    if spec is None or problems:
+        raise SpecError(in_order(problems, str(path)))
+    spec._path, spec._root, spec._overrides = path, root, tuple(overrides)
+    return spec
+
+
+def _missing_files(root: Node, folder: Path) -> Iterable[Diagnostic]:
+    for key, suffixes in (("weights", (".safetensors", ".pt")), ("program", (".pt2",))):
+        node = root.get(("model", key))
+        name = node.content if node is not None else None
+        if node is None or not isinstance(name, str) or not name.endswith(suffixes) or (folder / name).is_file():
+            continue
+        beside = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes) if folder.is_dir() else []
+        close = nearest(name, beside)
+        message = f"model.{key}: there is no file {name} (looked up from the folder of the spec)"
+        yield node.place.diagnostic("S112", message, close)
