@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["Kind", "Quantity"]
+__all__ = ["Kind", "Quantity", "json_schema"]
 
 Kind = Literal["percent", "points", "absolute", "bytes", "seconds"]
 
@@ -40,7 +41,7 @@ _UNITS: dict[str, tuple[Kind, Fraction]] = {
     "s": ("seconds", Fraction(1)),
 }
 _TEXT = re.compile(r"([+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)\s*(%|[A-Za-z]*)")
-PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? *(%|pp|[KMGT]|[KMG]?B|[KMG]iB|us|ms|s)?$"
+_NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Quantity:
                 raise ValueError("a quantity must be finite") from None
         match = _TEXT.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"expected a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got {text[:40]!r}")
+            raise ValueError(f"must be a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got {text[:40]!r}")
         return Quantity(float(match[1]), match[2])
 
     def __str__(self) -> str:
@@ -103,7 +104,15 @@ class Quantity:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": PATTERN}]}
+        return json_schema()
+
+
+def json_schema(kinds: Sequence[Kind] = get_args(Kind)) -> dict[str, Any]:
+    """What a quantity of these kinds looks like in YAML."""
+    units = "|".join(unit for unit, (kind, _) in _UNITS.items() if kind in kinds and unit)
+    optional = "?" if "absolute" in kinds else ""
+    text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({units}){optional}\s*$"}
+    return {"anyOf": [{"type": "number"}, text]} if optional else text
 
 
 def _validate(value: Any) -> Quantity:

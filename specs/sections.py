@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from specs.model import LATER, NAME_OR_REFERENCE, List, Model, Problem, Reference
 from specs.node import kind, shown
-from specs.quantity import Quantity
+from specs.quantity import Kind, Quantity, json_schema
 
 if TYPE_CHECKING:
     from specs.plan import Costs
@@ -111,13 +111,14 @@ def _drop(value: Quantity) -> Quantity:
     return value
 
 
+Drop = Annotated[Quantity, AfterValidator(_drop), WithJsonSchema(json_schema(("percent", "points", "absolute")))]
 MetricValue = Annotated[float | None, BeforeValidator(_metric_value)]
 
 
 class Guarantee(Model):
     """What a task's metric must not fall short of: exactly one of max_drop, at_least, at_most."""
 
-    max_drop: Annotated[Quantity, AfterValidator(_drop)] | None = Field(
+    max_drop: Drop | None = Field(
         default=None, description="1% of the original's value, 1pp (0.01) of a 0..1 metric, or 0.5 in the metric's unit"
     )
     at_least: MetricValue = Field(default=None, description="least value allowed, in the metric's unit")
@@ -218,9 +219,11 @@ class TaskSpec(Model):
             yield Problem("S110", text, hint, ("guarantee", wrong[higher]))
 
 
-def _budget(value: Quantity, kinds: Sequence[str], example: str) -> Quantity:
+def _budget(value: Quantity, kinds: Sequence[Kind], example: str) -> Quantity:
     if value.kind not in kinds:
-        raise Problem("S109", f"must be a share or an amount such as {example}, got {value}").error
+        plain = value.kind == "absolute" and value.unit == ""
+        hint = "write the unit: 20MB" if plain else ""
+        raise Problem("S109", f"must be a share or an amount such as {example}, got {value}", hint).error
     if value.kind == "percent":
         if value.value > 100:
             hint = "budgets are upper bounds on what is kept; write 60% to keep 60%"
@@ -241,16 +244,19 @@ def _size(value: Quantity) -> Quantity:
     return _budget(value, ("percent", "bytes"), "40% or 20MB")
 
 
+_ABOVE_ALL = {
+    "not": {"type": "string", "pattern": r"^\s*\+?0*([2-9][0-9]{2}|1[0-9][1-9]|1[1-9]0|[0-9]{4,})(\.[0-9]*)?\s*%\s*$"}
+}
+Count = Annotated[Quantity, AfterValidator(_count), WithJsonSchema(json_schema(("percent", "absolute")) | _ABOVE_ALL)]
+Size = Annotated[Quantity, AfterValidator(_size), WithJsonSchema(json_schema(("percent", "bytes")) | _ABOVE_ALL)]
+
+
 class Budgets(Model):
     """What is kept at most: shares of the original, or amounts."""
 
-    macs: Annotated[Quantity, AfterValidator(_count)] | None = Field(
-        default=None, description="MACs of one sample: 40%, 1.2G"
-    )
-    params: Annotated[Quantity, AfterValidator(_count)] | None = Field(default=None, description="parameters: 40%, 5M")
-    bytes: Annotated[Quantity, AfterValidator(_size)] | None = Field(
-        default=None, description="parameters and buffers: 40%, 20MB"
-    )
+    macs: Count | None = Field(default=None, description="MACs of one sample: 40%, 1.2G")
+    params: Count | None = Field(default=None, description="parameters: 40%, 5M")
+    bytes: Size | None = Field(default=None, description="parameters and buffers: 40%, 20MB")
     latency: Annotated[None, LATER] = Field(default=None, description="not available in this version")
 
     def limits(self, before: Costs) -> dict[str, int]:
