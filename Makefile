@@ -39,13 +39,13 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	@if ls bench/*.py >/dev/null 2>&1; then $(BIN)/python -m bench; else echo "no benchmarks yet: bench/ holds no script"; fi
+	@if [ -f bench/__main__.py ]; then $(BIN)/python -m bench; else echo "no benchmarks yet: bench/__main__.py does not exist"; fi
 
 zoo: $(STAMP)
 	@if [ -f bench/zoo.py ]; then $(BIN)/python -m bench.zoo; else echo "no zoo yet: bench/zoo.py does not exist"; fi
 
 replay: $(STAMP)
-	$(BIN)/python -m tests.replay
+	$(BIN)/python -m bench.replay
 
 docs: $(STAMP)
 	$(BIN)/python -m tests.generate

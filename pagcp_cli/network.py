@@ -14,7 +14,7 @@ from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.trace import trace
 from passes.callables import call, resolve
 from passes.seeding import borrowed_rng
-from specs.diagnostics import DataError, TraceError
+from specs.diagnostics import DataError, SpecError
 from specs.spec import Spec
 
 __all__ = ["open_network", "weights_file"]
@@ -23,10 +23,10 @@ __all__ = ["open_network", "weights_file"]
 def open_network(spec: Spec) -> tuple[Program, ChannelGraph]:
     """Build, load, trace and analyse the network of the spec.
 
-    Raises DataError D70x (factory), TraceError T2xx (weights, tracing), GraphError G3xx (protect).
+    Raises SpecError S108 (program), DataError D70x (factory), TraceError T2xx (weights, tracing), GraphError (protect).
     """
     with borrowed_rng(spec.seed):
-        model = _built(spec) if spec.model.factory else _program(spec)
+        model = _built(spec)
     if spec.model.adapter:
         model = _made(spec, spec.model.adapter, "adapter", model=model)
     program = trace(model, [TensorSpec(tuple(i.shape), getattr(torch, i.dtype)) for i in spec.model.inputs])
@@ -34,29 +34,19 @@ def open_network(spec: Spec) -> tuple[Program, ChannelGraph]:
 
 
 def weights_file(spec: Spec) -> Path | None:
-    """The file that the trained tensors come from: `weights`, or `program`."""
-    name = spec.model.weights or spec.model.program
-    return None if name is None else _folder(spec) / name
+    """The file that the trained tensors come from."""
+    return None if spec.model.weights is None else _folder(spec) / spec.model.weights
 
 
 def _built(spec: Spec) -> nn.Module:
-    assert spec.model.factory is not None
+    if spec.model.factory is None:
+        where, hint = spec.where("model.program"), "give a factory and weights"
+        raise SpecError.one("S108", "model.program is not available in this version", where, hint)
     model = _made(spec, spec.model.factory, "factory", **dict(spec.model.args))
     path = weights_file(spec)
     if path is not None:
         load_weights(model, path, spec.where("model.weights"))
     return model
-
-
-def _program(spec: Spec) -> nn.Module:
-    path = weights_file(spec)
-    assert path is not None
-    try:
-        return torch.export.load(path).module()
-    except Exception as error:  # torch raises what it likes on a foreign file
-        told = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        message = f"torch.export cannot load {path.name}: {told}"
-        raise TraceError.one("T204", message, spec.where("model.program")) from error
 
 
 def _made(spec: Spec, name: str, key: str, /, **arguments: object) -> nn.Module:

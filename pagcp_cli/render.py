@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -70,22 +70,16 @@ def diff_report(found: Diff) -> str:
 
 def _diff_cells(row: DiffRow, total: int) -> tuple[str, ...]:
     before, after = row.before, row.after
-    width = _change(_maybe(before and before.outputs), _maybe(after and after.outputs))
-    macs = _change(_maybe(before and before.macs), _maybe(after and after.macs))
-    params = _change(_maybe(before and before.params), _maybe(after and after.params))
+    old = (count(before.outputs), count(before.macs), count(before.params)) if before else ("", "", "")
+    new = (count(after.outputs), count(after.macs), count(after.params)) if after else ("", "", "")
+    width, macs, params = (_change(a, b) for a, b in zip(old, new, strict=True))
     kept = percent(after.macs, before.macs) if before and after else ""
     share = percent(before.macs, total) if before else ""
     return _MARKS[row.change], row.name, width, macs, params, kept, share
 
 
-def _maybe(number: int | None) -> str | None:
-    return None if number is None else count(number)
-
-
-def _change(before: str | None, after: str | None) -> str:
-    if before is None or after is None or before == after:
-        return before or after or ""
-    return f"{before} -> {after}"
+def _change(before: str, after: str) -> str:
+    return f"{before} -> {after}" if before and after and before != after else before or after
 
 
 def _tasks(verdicts: Sequence[Verdict]) -> Table:
@@ -97,7 +91,7 @@ def _tasks(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def _costs(before: Costs, after: Costs, limits: dict[str, int]) -> Table:
+def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:
     table = _table("cost", ">before", ">after", ">kept", ">budget", "verdict")
     for name, key, shown in (("MACs", "macs", count), ("params", "params", count), ("bytes", "bytes", size)):
         old, new, limit = getattr(before, key), getattr(after, key), limits.get(key)

@@ -81,7 +81,7 @@ def _limit(limit: Quantity, what: str) -> str:
 
 
 def _pass(step: PassSpec) -> str:
-    chosen = step.options.model_dump(mode="json", exclude_defaults=True)
+    chosen = step.options.model_dump(mode="json", exclude_unset=True)
     return f"{step.name}({_arguments(chosen)})" if chosen else f"{step.name} with its defaults"
 
 
