@@ -149,6 +149,11 @@ def _filled(site: Site, x: Tensor, axis: int, before: int, after: int) -> Tensor
     return whole.view(view).expand(*x.shape[:axis], whole.shape[0], *x.shape[axis + 1 :])
 
 
+def writes_through_a_view(site: Site) -> Any:
+    """`v = y[:, :2]; v += 1` changes y as well: cutting could turn the view into a copy."""
+    return pinned(site, f"`{site.labels.op}` writes through a view")
+
+
 def channel_shuffle(site: Site) -> Any:
     """view(g, c/g).transpose: keeps equal counts per part, so position j of every part is tied."""
     x = site.as_labels(site.arg(0, "input"))

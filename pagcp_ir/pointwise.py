@@ -19,8 +19,8 @@ __all__ = ["elementwise", "glu", "normalised_along", "reduced_along", "resized",
 
 
 def unary(site: Site) -> Any:
-    """One tensor in, the same channels out."""
-    return site.arg(0, "input")
+    """One tensor in, the same channels out. Of a parameter it makes a value, which is no longer that parameter."""
+    return site.as_labels(site.arg(0, "input"))
 
 
 def elementwise(site: Site) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.effects import effects
 from pagcp_ir.literals import Cutting, Index, literal_where_wrong, output_sizes
 from pagcp_ir.program import Program
 from pagcp_ir.rules import op_of
@@ -49,7 +50,7 @@ def materialise(
             literal_where_wrong(node, expected[node.name])
 
     propagate(module, [(v.shape, v.dtype) for v in _inputs(program)], settle_sizes)
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(effects(module))
     module.recompile()
     _check_shapes(module, expected)
     return Program(module, program.inputs, program.notes)
@@ -119,7 +120,7 @@ def _burn_in_scalars(module: fx.GraphModule, channels: ChannelGraph, keep: Keep)
             for source in node.all_input_nodes:
                 if source in tainted:
                     node.replace_input_with(source, source.meta["value"])
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(effects(module))
 
 
 def _reads_width(node: fx.Node, widths: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from pagcp_ir import literals as lit
 from pagcp_ir import movers as mv
 from pagcp_ir import pointwise as pw
 from pagcp_ir import producers as pr
+from pagcp_ir.effects import writes_in_place
 from pagcp_ir.literals import Resize
 from pagcp_ir.site import Rule, opaque
 
@@ -37,6 +38,7 @@ class Op:
 
 
 OPAQUE = Op(opaque)
+WRITES_THROUGH = Op(mv.writes_through_a_view)
 
 
 def _ops(op: Op, *keys: Any) -> dict[Any, Op]:
@@ -267,7 +269,16 @@ FUNCTIONS: Mapping[Any, Op] = {
     **_ops(
         POINTWISE,
         *(operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.pow),
-        *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.mod),
+        *(
+            operator.iadd,
+            operator.isub,
+            operator.imul,
+            operator.itruediv,
+            operator.mod,
+            operator.ifloordiv,
+            operator.ipow,
+            operator.imod,
+        ),
         *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
         *(operator.and_, operator.or_, operator.xor, operator.invert),
     ),
@@ -292,10 +303,36 @@ PURE_SIZES = frozenset({getattr, math.sqrt, math.floor, math.ceil, len, int, flo
 """Functions that turn sizes into numbers and never see data."""
 
 
+def _writes_through_a_view(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """An in-place op on what a mover returned may change the tensor that was moved as well."""
+    target = node.args[0] if node.args else None
+    if not isinstance(target, fx.Node) or not target.op.startswith("call_"):
+        return False
+    if not writes_in_place(node, modules.get(str(node.target))):
+        return False
+    entry = op_of(target, modules)
+    return entry.labels in _VIEWS and any(len(n.users) > 1 for n in _chain(target, modules))
+
+
+def _chain(node: fx.Node, modules: Mapping[str, nn.Module]) -> Iterable[fx.Node]:
+    """The values that a view may share memory with: what it was made of, step by step."""
+    while node.op.startswith("call_") and op_of(node, modules).labels in _VIEWS:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            return
+        yield source
+        node = source
+
+
+_VIEWS = frozenset({mv.mover, mv.getitem, mv.select, mv.unbind})
+
+
 def op_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Op:
     """The entry of the table for this call, or the opaque default."""
     if "opaque" in node.meta:
         return OPAQUE
+    if _writes_through_a_view(node, modules):
+        return WRITES_THROUGH
     if node.op == "call_module":
         return MODULES.get(type(modules[str(node.target)]), OPAQUE)
     if node.op == "call_method":

@@ -11,6 +11,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _maybe_revert_all_patches
 from torch.utils import _pytree as pytree
 
+from pagcp_ir.effects import effects
 from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.source import user_line
 from pagcp_ir.values import fake_mode, fake_of, propagate, real_run
@@ -35,22 +37,56 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
     The model is left as it was: the program has copies of its tensors. Raises TraceError T2xx naming the source line.
     """
     root = _unwrapped(model)
-    modes = {module: module.training for module in root.modules()}
+    with _left_as_it_was(root):
+        traced, leaves = _traced(root.eval(), inputs)
+        module = copy.deepcopy(traced).eval()
+        module.meta["name"] = type(root).__name__  # a copied graph module loses its class name
+        _drop_assertions(module)
+        _dropout_to_modules(module)
+        module.recompile()
+        propagate(module, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
+        for node in module.graph.nodes:
+            if node.op == "call_module" and node.target in leaves:
+                node.meta["opaque"] = leaves[node.target]
+        notes = tuple(f"{path}: {reason}" for path, reason in leaves.items())
+        program = Program(module, tuple(inputs), notes)
+        _require_same(root, program)
+    return program
+
+
+@contextmanager
+def _left_as_it_was(root: nn.Module) -> Iterator[None]:
+    """Give the model its train and eval modes back, and take away the constants that the tracer hung on it."""
+    modes, attributes = {module: module.training for module in root.modules()}, set(vars(root))
     try:
-        module, leaves = _traced(root.eval(), inputs)
+        yield
     finally:
         for child, training in modes.items():
             child.training = training
-    module = copy.deepcopy(module).eval()
-    _drop_assertions(module)
-    _dropout_to_modules(module)
-    module.recompile()
-    propagate(module, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
-    for node in module.graph.nodes:
-        if node.op == "call_module" and node.target in leaves:
-            node.meta["opaque"] = leaves[node.target]
-    notes = tuple(f"{path}: {reason}" for path, reason in leaves.items())
-    return Program(module, tuple(inputs), notes)
+        for name in set(vars(root)) - attributes:
+            delattr(root, name)
+
+
+def _require_same(root: nn.Module, program: Program) -> None:
+    """What fx cannot see (a branch on an attribute, a write through an alias) must not change what is computed."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        outputs = []
+        for module in (root, program.module):
+            torch.manual_seed(0)
+            outputs.append(pytree.tree_leaves(module(*program.example_inputs(TRACE_BATCH))))
+    for expected, got in zip(*outputs, strict=False):
+        if isinstance(expected, Tensor) and not _close(expected, got):
+            raise TraceError.one(
+                "T204",
+                f"the traced graph of {type(root).__name__} does not compute what the model computes",
+                hint="look for writes into views of tensors and for state that forward changes",
+            )
+
+
+def _close(expected: Tensor, got: Any) -> bool:
+    if not isinstance(got, Tensor) or expected.shape != got.shape:
+        return False
+    return torch.allclose(expected.double(), got.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
@@ -119,6 +155,21 @@ class _ValueProxy(fx.Proxy):
         return self.value
 
 
+def _in_place(operation: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`v += 1` writes into a tensor, and into whatever it is a view of; sizes are simply added."""
+
+    def method(self: _ValueProxy, other: Any) -> Any:
+        chosen = operation if isinstance(self.value, Tensor) else plain
+        return self.tracer.create_proxy("call_function", chosen, (self, other), {})
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"):
+    _plain = getattr(operator, _name, None) or getattr(operator, _name + "_")
+    setattr(_ValueProxy, f"__i{_name}__", _in_place(getattr(operator, "i" + _name), _plain))
+
+
 class _ValueAttribute(_ValueProxy):
     """`x.shape`: becomes a node only when it is used as a value rather than called."""
 
@@ -159,6 +210,12 @@ class _ShapeTracer(fx.Tracer):
         if kind != "placeholder":
             proxy.node.meta["value"] = self._evaluate(proxy.node)
         return proxy
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **named)
+        if kind == "get_attr":  # also made for tensors that forward creates
+            node.meta["value"], node.meta["where"] = self._evaluate(node), user_line()
+        return node
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -250,7 +307,7 @@ def _drop_assertions(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target in (torch._assert, torch._check):
             module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(effects(module))
 
 
 def _dropout_to_modules(module: fx.GraphModule) -> None:

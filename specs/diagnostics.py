@@ -62,6 +62,7 @@ CODES: dict[str, str] = {
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",
+    "T204": "the traced graph does not compute what the model computes",
     "T203": "the network takes another number of inputs than the spec gives",
     "T204": "the file of trained weights cannot be read",
     "T205": "tensors of the network and of the weights file do not match by name",

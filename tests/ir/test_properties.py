@@ -1,4 +1,4 @@
-"""Random graphs, random legal plans: the rewritten network equals the masked original, and costs are what is counted."""
+"""Random graphs, random legal plans: the rewritten network equals the masked original; costs are what is counted."""
 
 from __future__ import annotations
 

@@ -1,0 +1,185 @@
+"""Every reason for which channels are pinned, word by word, and what is not pinned beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pagcp_ir.analyse import analyse
+from pagcp_ir.program import TensorSpec
+from pagcp_ir.trace import trace
+
+
+class Between(nn.Module):
+    """conv a [4] -> step -> whatever the step needs; the step's source line is where pins must point."""
+
+    def __init__(self, step: Callable[[nn.Module, Tensor, Tensor], Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.table = nn.Parameter(torch.rand(4))
+        self.out = nn.LazyConv2d(2, 1)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.step(self, self.a(x), x))
+
+
+def pins_of(model: nn.Module, protect: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Group name -> "count/width reason" for its pins."""
+    model(torch.rand(2, 3, 8, 8))
+    channels = analyse(trace(model, [TensorSpec((1, 3, 8, 8))]), protect)
+    found: dict[str, list[str]] = {}
+    for group in channels.groups:
+        for pin in channels.pins:
+            count = len(set(group.units.tolist()) & set(pin.units.tolist()))
+            if count:
+                found.setdefault(group.name, []).append(f"{count}/{group.units.size} {pin.reason}")
+    return found
+
+
+class Custom(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 1e9 else x * 2
+
+
+CASES: dict[str, tuple[Between, str]] = {
+    "softmax over channels": (
+        Between(lambda m, a, x: a.softmax(1)),
+        "4/4 `softmax` runs over the channels",
+    ),
+    "softmax module": (
+        Between(lambda m, a, x: m.soft(a), soft=nn.Softmax(1)),
+        "4/4 `soft: Softmax` runs over the channels",
+    ),
+    "mean over channels": (
+        Between(lambda m, a, x: a.mean(1, keepdim=True)),
+        "4/4 `mean` runs over the channels",
+    ),
+    "layer norm": (
+        Between(lambda m, a, x: m.norm(a), norm=nn.LayerNorm([4, 8, 8])),
+        "4/4 `norm: LayerNorm` takes statistics over the channels",
+    ),
+    "one channel by index": (
+        Between(lambda m, a, x: torch.cat([a, a[:, 1].unsqueeze(1)], 1)),
+        "1/4 is taken by a literal index in `getitem`",
+    ),
+    "select": (
+        Between(lambda m, a, x: torch.cat([a, a.select(1, 2).unsqueeze(1)], 1)),
+        "1/4 is taken by a literal index in `select`",
+    ),
+    "unbind": (
+        Between(lambda m, a, x: torch.stack(a.unbind(1)[:2], 1)),
+        "4/4 `unbind` names every channel",
+    ),
+    "added to the input": (
+        Between(lambda m, a, x: m.b(a) + x, b=nn.Conv2d(4, 3, 1)),
+        "b: 3/3 meets the graph input `x` in `add`",
+    ),
+    "an op that is not in the table": (
+        Between(lambda m, a, x: torch.renorm(a, 2, 0, 1.0)),
+        "4/4 `renorm` is not in the op table",
+    ),
+    "a module that is not in the table": (
+        Between(lambda m, a, x: m.rnn(a.mean((2, 3)))[0][:, :, None, None], rnn=nn.GRU(4, 5)),
+        "4/4 `rnn: GRU` is not in the op table",
+    ),
+    "a module that cannot be traced": (
+        Between(lambda m, a, x: m.custom(a), custom=Custom()),
+        "4/4 `custom: Custom` is kept whole: the control flow depends on data: float() reads the value of `sum_1` "
+        "(tests/ir/test_pins.py:LINE)",
+    ),
+    "a mask of one channel": (
+        Between(lambda m, a, x: a * m.mask(a).sigmoid(), mask=nn.Conv2d(4, 1, 1)),
+        "mask: 1/1 is broadcast over other channels in `mul`",
+    ),
+    "an index that is data": (
+        Between(lambda m, a, x: a[:, torch.arange(4, device=a.device)]),
+        "4/4 `getitem` takes an index that is data",
+    ),
+    "roll over the channels": (
+        Between(lambda m, a, x: a.roll(1, 1)),
+        "4/4 `roll` shifts the channels",
+    ),
+    "a mirrored pad of the channels": (
+        Between(lambda m, a, x: F.pad(a, (0, 0, 0, 0, 0, -1))),
+        "4/4 `pad` crops or mirrors the channels",
+    ),
+    "a convolution along another axis": (
+        Between(lambda m, a, x: m.mix(a.permute(0, 2, 1, 3)).permute(0, 2, 1, 3), mix=nn.Conv2d(8, 8, 1)),
+        "4/4 `mix: Conv2d` mixes positions of another axis than the channels",
+    ),
+    "a linear layer along another axis": (
+        Between(lambda m, a, x: m.mix(a), mix=nn.Linear(8, 8)),
+        "4/4 `mix: Linear` reads another axis than the channels",
+    ),
+    "a computed weight": (
+        Between(lambda m, a, x: F.conv2d(a, torch.sigmoid(m.k.weight)), k=nn.Conv2d(4, 4, 1)),
+        "4/4 the weight of `conv2d` is computed",
+    ),
+    "a resize of the channels": (
+        Between(lambda m, a, x: F.interpolate(a.transpose(1, 3), scale_factor=2.0).transpose(1, 3)),
+        "4/4 `interpolate` works along the channels",
+    ),
+    "a write through a view": (
+        Between(lambda m, a, x: (a[:, :2].add_(1), a)[1]),
+        "2/4 `add_` writes through a view",
+    ),
+    "the only channel": (
+        Between(lambda m, a, x: m.b(m.one(a)), one=nn.Conv2d(4, 1, 1), b=nn.Conv2d(1, 4, 1)),
+        "one: 1/1 is the whole width of `one`",
+    ),
+}
+
+
+def expected_of(text: str) -> tuple[str, str]:
+    group, colon, rest = text.partition(": ")
+    if colon and group.isidentifier():
+        text = rest
+    else:
+        group = "a"
+    with open(__file__, encoding="utf-8") as source:
+        line = next(n for n, t in enumerate(source, 1) if "if float(x.sum()) > 1e9" in t)
+    return group, text.replace("LINE", str(line))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reason(name: str) -> None:
+    model, text = CASES[name]
+    group, reason = expected_of(text)
+    assert reason in pins_of(model).get(group, [])
+
+
+def test_graph_outputs_are_pinned_by_name() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> dict[str, object]:
+            y = self.a(x)
+            return {"map": self.b(y), "parts": [y.mean((2, 3))]}
+
+    assert pins_of(Heads()) == {
+        "a": ["4/4 is the graph output `parts[0]`"],
+        "b": ["2/2 is the graph output `map`"],
+    }
+
+
+def test_pins_point_at_the_users_line() -> None:
+    model = Between(lambda m, a, x: a.softmax(1))
+    model(torch.rand(2, 3, 8, 8))
+    pin = analyse(trace(model, [TensorSpec((1, 3, 8, 8))])).pins[0]
+    with open(__file__, encoding="utf-8") as source:
+        lines = [n for n, t in enumerate(source, 1) if "Between(lambda m, a, x: a.softmax(1))" in t]
+    assert pin.where == f"tests/ir/test_pins.py:{lines[-2]}"
+
+
+def test_an_unknown_op_pins_nothing_else() -> None:
+    model = Between(lambda m, a, x: m.b(torch.renorm(a, 2, 0, 1.0)), b=nn.Conv2d(4, 6, 1))
+    assert set(pins_of(model)) == {"a", "out"}

@@ -1,0 +1,217 @@
+"""Tracing: what works without rewriting the model, what is refused and in which words, what is left untouched."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pagcp_ir.program import Program, TensorSpec
+from pagcp_ir.trace import trace
+from specs.diagnostics import TraceError
+
+IMAGE = TensorSpec((1, 3, 8, 8))
+
+
+def same(model: nn.Module, program: Program, batch: int = 3) -> None:
+    x = torch.rand(batch, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module(x), model.eval()(x))
+
+
+class C2f(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cv1 = nn.Conv2d(3, 8, 1)
+        self.m = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+        self.cv2 = nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = list(self.cv1(x).chunk(2, 1))
+        y.extend(m(y[-1]) for m in self.m)
+        return self.cv2(torch.cat(y, 1))
+
+
+class Shapes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.scale = nn.Parameter(torch.rand(4))
+        self.register_buffer("shift", torch.rand(1, 4, 1, 1))
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> dict[str, object]:
+        y = self.conv(x)
+        b, c, h, w = y.shape
+        assert c == 4
+        assert len(y.shape) == 4
+        for i in range(y.shape[1]):
+            y = y + i
+        if extra is not None:
+            y = y * extra
+        y = y * self.scale.view(1, -1, 1, 1) + self.shift
+        y = F.dropout(y, 0.5, self.training)
+        y = nn.Softmax(dim=2)(y)
+        return {"map": y.view(b, c, h * w), "pair": (y.mean((2, 3)), None)}
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if y.sum() > 0:
+            return y
+        return -y
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 1)
+        self.branch = Branch()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(self.stem(x)) + 1
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+@pytest.mark.parametrize("model", [C2f(), Shapes(), Outer()], ids=lambda m: type(m).__name__)
+def test_the_program_computes_what_the_model_computes(model: nn.Module) -> None:
+    same(model, trace(model, [IMAGE]))
+
+
+def test_sizes_stay_dynamic() -> None:
+    program = trace(Shapes(), [IMAGE])
+    assert program.run([torch.rand(5, 3, 6, 10)])["map"].shape == (5, 4, 60)
+
+
+def test_functional_dropout_becomes_a_module_that_trains() -> None:
+    module = trace(Shapes(), [IMAGE]).copy().train()
+    assert [m.p for m in module.modules() if isinstance(m, nn.Dropout)] == [0.5]
+
+
+def test_the_text_form() -> None:
+    assert trace(C2f(), [IMAGE]).text() == (
+        "x: f32[2, 3, 8, 8] = input\n"
+        "cv1: f32[2, 8, 8, 8] = cv1: Conv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))(x)\n"
+        "chunk: (f32[2, 4, 8, 8], f32[2, 4, 8, 8]) = .chunk(cv1, 2, 1)\n"
+        "getitem: f32[2, 4, 8, 8] = getitem(chunk, 0)\n"
+        "getitem_1: f32[2, 4, 8, 8] = getitem(chunk, 1)\n"
+        "m_0: f32[2, 4, 8, 8] = m.0: Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))(getitem_1)\n"
+        "m_1: f32[2, 4, 8, 8] = m.1: Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))(m_0)\n"
+        "cat: f32[2, 16, 8, 8] = cat([getitem, getitem_1, m_0, m_1], 1)\n"
+        "cv2: f32[2, 6, 8, 8] = cv2: Conv2d(16, 6, kernel_size=(1, 1), stride=(1, 1))(cat)\n"
+        "return cv2\n"
+    )
+
+
+def line_of(text: str) -> int:
+    with open(__file__, encoding="utf-8") as source:
+        return next(number for number, line in enumerate(source, 1) if text in line)
+
+
+def test_a_branch_on_data_is_refused_with_its_line() -> None:
+    with pytest.raises(TraceError) as caught:
+        trace(Branch(), [IMAGE])
+    assert str(caught.value) == (
+        f"tests/ir/test_trace.py:{line_of('if y.sum() > 0')}  error[T201]: the control flow depends on data: "
+        "a branch reads the value of `gt`\n"
+        "  hint: compute both sides and select with torch.where, or move the branch out of forward"
+    )
+
+
+def test_a_sub_module_that_cannot_be_traced_is_kept_whole() -> None:
+    program = trace(Outer(), [IMAGE])
+    assert program.notes == (
+        "branch: the control flow depends on data: a branch reads the value of `gt` "
+        f"(tests/ir/test_trace.py:{line_of('if y.sum() > 0')})",
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_inputs_must_fit(count: int) -> None:
+    with pytest.raises(TraceError) as caught:
+        trace(Two(), [IMAGE] * count)
+    assert str(caught.value) == (
+        f"error[T203]: Two.forward takes 2 inputs (x, y), got {count}\n"
+        "  hint: give one shape per positional input under model.inputs, or wrap the model with model.adapter"
+    )
+
+
+def test_an_exception_in_forward_is_reported_with_its_line() -> None:
+    with pytest.raises(TraceError) as caught:
+        trace(C2f(), [TensorSpec((1, 4, 8, 8))])
+    assert caught.value.diagnostics[0].code == "T202"
+    assert caught.value.diagnostics[0].where == f"tests/ir/test_trace.py:{line_of('y = list(self.cv1(x)')}"
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = Shapes().train()
+    model.conv.eval()
+    model.conv.weight.grad = torch.ones_like(model.conv.weight)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    trace(model, [IMAGE])
+    assert model.training
+    assert not model.conv.training
+    assert torch.equal(model.conv.weight.grad, torch.ones_like(model.conv.weight))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_program_owns_its_tensors() -> None:
+    model = C2f()
+    program = trace(model, [IMAGE])
+    with torch.no_grad():
+        model.cv1.weight.zero_()
+    assert program.tensors()["cv1.weight"].abs().sum() > 0
+
+
+def test_data_parallel_is_unwrapped() -> None:
+    assert trace(nn.DataParallel(C2f()), [IMAGE]).text() == trace(C2f(), [IMAGE]).text()
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        F.relu_(y)
+        part = y[:, :2]
+        part += 1
+        z = y * 2 - torch.ones(4, 1, 1)
+        self.relu(z)
+        return z
+
+
+def test_writes_in_place_are_kept() -> None:
+    model = InPlace()
+    same(model, trace(model, [IMAGE]))
+    assert not [name for name in vars(model) if "constant" in name]
+
+
+class Counts(nn.Module):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    with pytest.raises(TraceError) as caught:
+        trace(Counts(), [IMAGE])
+    assert str(caught.value) == (
+        "error[T204]: the traced graph of Counts does not compute what the model computes\n"
+        "  hint: look for writes into views of tensors and for state that forward changes"
+    )
