@@ -163,7 +163,10 @@ def _loss(spec: TaskSpec, folder: Path | None, where: str) -> tuple[str, Loss | 
         function = getattr(functional, name)
     _refuse_unknown_arguments(function, name, arguments, where)
     # YAML has no tensors: a list of numbers (class weights) is meant as one
-    fixed = {key: torch.tensor(v) if isinstance(v, (list, tuple)) else v for key, v in arguments.items()}
+    fixed = {
+        key: torch.tensor(value, dtype=torch.float32) if isinstance(value, (list, tuple)) else value
+        for key, value in arguments.items()
+    }
 
     def loss(output: Any, target: Any) -> Tensor:
         here = {

@@ -113,9 +113,9 @@ def test_round_to(ratio, kept, note):
 def test_round_to_holds_on_every_axis():
     channels = graph([range(8), range(16), range(32)], {"a": range(32)})
     scores = np.random.default_rng(0).random(32)
-    for ratio, least in ((0.4, 4), (0.6, 12), (0.8, 20)):
+    for ratio, fewest in ((0.4, 4), (0.6, 12), (0.8, 20)):
         removed, _ = cut(channels, ratio, scores, round_to=4)
-        assert len(removed) >= least
+        assert len(removed) >= fewest
         assert [sum(i not in removed for i in range(n)) % 4 for n in (8, 16, 32)] == [0, 0, 0]
 
 
