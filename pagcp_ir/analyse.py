@@ -86,16 +86,16 @@ def _pin_outputs(labels: Labels, nodes: Any, outputs: Any) -> None:
         if isinstance(leaf, Tensor):
             labels.where = source.meta.get("where", "") if isinstance(source, fx.Node) else ""
             name = pytree.keystr(path).replace("['", "").replace("']", "")
-            labels.pin(leaf, f"is the graph output `{name}`" if name else "is the graph output")
+            labels.pin(leaf, f"graph output `{name}`" if name else "graph output")
 
 
 def _pin_lone(program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]) -> None:
-    """A unit that is the whole width of a value cannot go: nothing would be left of the value."""
+    """A unit that the whole width of a value cannot go: nothing would be left of the value."""
     for node in program.module.graph.nodes:
         value = values.get(node.name)
         if value is not None and not varying(through(value, roots)):
             labels.where = node.meta.get("where", "")
-            labels.pin(value, f"is the whole width of `{node.name}`")
+            labels.pin(value, f"the whole width of `{node.name}`")
 
 
 def _title(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:

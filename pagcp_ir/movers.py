@@ -74,7 +74,7 @@ def _pin_selected(site: Site, value: Tensor, items: tuple[Any, ...], result: Ten
     """A literal index along the channel axis names one channel, which has to stay."""
     axes = _axes_of(items, value.ndim)
     if any(isinstance(item, int) and axis in varying(value) for item, axis in zip(items, axes, strict=True)):
-        site.labels.pin(result, f"is taken by a literal index in `{site.labels.op}`")
+        site.labels.pin(result, f"taken by a literal index in `{site.labels.op}`")
 
 
 def _axes_of(items: tuple[Any, ...], ndim: int) -> list[int]:
@@ -107,7 +107,7 @@ def select(site: Site) -> Any:
     x = site.as_labels(site.arg(0, "input"))
     result = mover(site)
     if site.arg(1, "dim") % x.ndim in varying(x):
-        site.labels.pin(result, f"is taken by a literal index in `{site.labels.op}`")
+        site.labels.pin(result, f"taken by a literal index in `{site.labels.op}`")
     return result
 
 

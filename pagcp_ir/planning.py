@@ -64,7 +64,7 @@ def require_free_units(channels: ChannelGraph) -> None:
         found.append(
             Diagnostic(
                 "G301",
-                f"group `{group.name}` ({group.units.size} channels) may not be cut: it {pin.reason}",
+                f"group `{group.name}` ({group.units.size} channels) is pinned: {pin.reason}",
                 where=pin.where or group.where,
             )
         )

@@ -52,7 +52,7 @@ def _join(site: Site, a: Tensor, b: Tensor) -> Tensor:
     a, b = (t.reshape((1,) * (len(shape) - t.ndim) + tuple(t.shape)) for t in (a, b))
     a, b = _on_shared_axes(site, a, b), _on_shared_axes(site, b, a)
     a_is_smaller, b_is_smaller = _broadcasts(a, b), _broadcasts(b, a)
-    reason = f"is broadcast over other channels in `{site.labels.op}`"
+    reason = f"broadcast over other channels in `{site.labels.op}`"
     if a_is_smaller:
         site.labels.pin(a, reason)
     if b_is_smaller:

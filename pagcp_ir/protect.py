@@ -38,9 +38,9 @@ def _pin(labels: Labels, text: str, hits: set[str], roles: tuple[Role, ...]) -> 
             continue
         labels.where = ""
         if "out" in roles:
-            labels.pin(layer.outputs, f"is protected by `{text}`")
+            labels.pin(layer.outputs, f"protected by `{text}`")
         if "in" in roles:
-            labels.pin(layer.inputs, f"is protected by `{text}`")
+            labels.pin(layer.inputs, f"protected by `{text}`")
 
 
 def _unmatched(text: str, pattern: str, side: str, layers: list[str]) -> Diagnostic:

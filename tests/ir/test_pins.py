@@ -67,11 +67,11 @@ CASES: dict[str, tuple[Between, str]] = {
     ),
     "one channel by index": (
         Between(lambda m, a, x: torch.cat([a, a[:, 1].unsqueeze(1)], 1)),
-        "1/4 is taken by a literal index in `getitem`",
+        "1/4 taken by a literal index in `getitem`",
     ),
     "select": (
         Between(lambda m, a, x: torch.cat([a, a.select(1, 2).unsqueeze(1)], 1)),
-        "1/4 is taken by a literal index in `select`",
+        "1/4 taken by a literal index in `select`",
     ),
     "unbind": (
         Between(lambda m, a, x: torch.stack(a.unbind(1)[:2], 1)),
@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Between, str]] = {
     ),
     "a mask of one channel": (
         Between(lambda m, a, x: a * m.mask(a).sigmoid(), mask=nn.Conv2d(4, 1, 1)),
-        "mask: 1/1 is broadcast over other channels in `mul`",
+        "mask: 1/1 broadcast over other channels in `mul`",
     ),
     "an index that is data": (
         Between(lambda m, a, x: a[:, torch.arange(4, device=a.device)]),
@@ -132,7 +132,7 @@ CASES: dict[str, tuple[Between, str]] = {
     ),
     "the only channel": (
         Between(lambda m, a, x: m.b(m.one(a)), one=nn.Conv2d(4, 1, 1), b=nn.Conv2d(1, 4, 1)),
-        "one: 1/1 is the whole width of `one`",
+        "one: 1/1 the whole width of `one`",
     ),
 }
 
@@ -166,8 +166,8 @@ def test_graph_outputs_are_pinned_by_name() -> None:
             return {"map": self.b(y), "parts": [y.mean((2, 3))]}
 
     assert pins_of(Heads()) == {
-        "a": ["4/4 is the graph output `parts[0]`"],
-        "b": ["2/2 is the graph output `map`"],
+        "a": ["4/4 graph output `parts[0]`"],
+        "b": ["2/2 graph output `map`"],
     }
 
 
