@@ -25,7 +25,6 @@ _WANTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
-    "quantity_type": "a quantity such as 40%, 1.2G or 0.5",
 }
 _BOUNDS = {
     "greater_than": ("above", "gt"),

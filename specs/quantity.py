@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from specs.node import kind, shown
+
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
@@ -67,7 +69,7 @@ class Quantity:
                 raise ValueError("a quantity must be finite") from None
         match = _TEXT.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"must be a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got {text[:40]!r}")
+            raise ValueError(f"must be a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got {shown(text)}")
         return Quantity(float(match[1]), match[2])
 
     def __str__(self) -> str:
@@ -116,20 +118,20 @@ def json_schema(kinds: Sequence[Kind] = get_args(Kind)) -> dict[str, Any]:
 
 
 def _validate(value: Any) -> Quantity:
-    from pydantic_core import PydanticCustomError
+    from specs.model import Problem
 
     if isinstance(value, Quantity):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise PydanticCustomError("quantity_type", "must be a quantity such as 40%, 1.2G or 0.5")
+        raise Problem("S105", f"must be a quantity such as 40%, 1.2G or 0.5, got {kind(value)}").error
     try:
         return Quantity.parse(value)
     except ValueError as error:
-        raise PydanticCustomError("S109", "{problem}", {"problem": str(error)}) from error
+        raise Problem("S109", str(error)).error from error
 
 
 def _unknown_unit(unit: str) -> str:
     same = [known for known in _UNITS if known.lower() == unit.lower()]
     if same:
-        return f"units are case sensitive: write {same[0]} for {unit}"
-    return f"unknown unit {unit!r}; known: %, pp, K, M, G, T, B, KB, MB, GB, KiB, MiB, GiB, us, ms, s"
+        return f"has the unit {unit}, but case matters: write {same[0]}"
+    return f"has an unknown unit {unit[:20]}; known: {', '.join(filter(None, _UNITS))}"

@@ -217,7 +217,8 @@ class _Composer:
         for index in range(1, len(parts), 2):
             value = os.environ.get(parts[index]) if parts[index] else None
             if value is None:
-                self.report("S115", f"the environment variable {parts[index]!r} is not set", place)
+                missing = f"the environment variable {shown(parts[index])} is not set"
+                self.report("S115", missing if parts[index] else "${env:} names no environment variable", place)
                 return None
             self.grown += len(value)
             if self.grown > MAX_BYTES:
@@ -252,8 +253,11 @@ class _Composer:
 
     def _events(self) -> Iterator[ev.Event]:
         """The parser's events; its errors as findings that end the reading."""
+        loader = None
         try:
-            yield from yaml.parse(self.text, Loader=yaml.SafeLoader)
+            loader = yaml.SafeLoader(self.text)
+            while loader.check_event():
+                yield loader.get_event()  # type: ignore[no-untyped-call]
         except yaml.reader.ReaderError as error:
             before = self.text[: error.position]
             spot = self.spot(before.count("\n"), error.position - (before.rfind("\n") + 1))
@@ -262,11 +266,9 @@ class _Composer:
             mark = error.problem_mark or error.context_mark
             spot = Place(self.name) if mark is None else self.spot(mark.line, mark.column)
             self.refuse("S101", f"not valid YAML: {error.problem or error.context}", spot, _advice(error))
-        except (
-            ValueError,
-            OverflowError,
-        ):  # an escape beyond Unicode, or a version number of thousands of digits
-            self.refuse("S101", "not valid YAML: a number in it is too large", Place(self.name))
+        except (ValueError, OverflowError):  # an escape beyond Unicode, or a version of thousands of digits
+            spot = Place(self.name) if loader is None else self.spot(loader.line, loader.column)
+            self.refuse("S101", "not valid YAML: the number in an escape or a directive is too large", spot)
 
 
 def _size(nodes: Iterable[Node]) -> int:
