@@ -108,8 +108,8 @@ def test_all_pinned_lists_reason_and_line_per_group(tmp_path: Path) -> None:
     assert (ran.code, ran.out) == (1, "")
     assert not (tmp_path / "out").exists()
     assert ran.err == (
-        "net.py:15  error[G301]: group `stem` (8 channels) may not be cut: it protected by `*`\n"
-        "net.py:17  error[G301]: group `head` (3 channels) may not be cut: it graph output\n"
+        "net.py:15  error[G301]: group `stem` (8 channels) is pinned: protected by `*`\n"
+        "net.py:17  error[G301]: group `head` (3 channels) is pinned: graph output\n"
     )
 
 
