@@ -46,9 +46,17 @@ def findings(error: ValidationError, root: Node) -> Iterator[Diagnostic]:
     """Each of pydantic's errors as a diagnostic, but for what was reported when the file was read."""
     for details in error.errors(include_url=False):
         path = _existing(details["loc"], root)
+        if path and path[-1] == "[key]":
+            *above, name, _ = path
+            message = f"{dotted(above)}: the key {name} must be a string"
+            yield root.at(path[:-1], key=True).diagnostic("S105", message, f'put it in quotes: "{name}"')
+            continue
         if any(node.broken for node in root.walk(path)) or (details["type"] == "too_short" and details["input"]):
             continue  # reported already: pydantic also calls a list too short whose items are all wrong
         code, text, hint = _told(details["type"], details.get("ctx", {}), details["input"])
+        node = root.get(path)
+        if code == "S105" and node is not None and node.written is not None:
+            hint = "a variable in quotes is text: write it without quotes, on a line of its own"
         # a problem that begins with a colon is not a statement about the key itself
         message = dotted(path) + ("" if text.startswith(":") else " ") + text
         at_key = code in _AT_KEY or (code == "S108" and not text.startswith(":"))

@@ -18,7 +18,8 @@ from specs.plan import VERSION, Costs, Cut, LayerCost, LayerSize, Pin, Plan, Ran
 __all__ = ["plan_of_json", "text_of_plan"]
 
 MAX_BYTES = 64 * 2**20
-MAX_WIDTH = 2**24
+MAX_WIDTH = 2**20
+MAX_INDICES = 2**21
 MAX_INT = 2**63 - 1
 _T = TypeVar("_T")
 
@@ -45,7 +46,7 @@ def plan_of_json(text: str, where: str) -> Plan:
     place.check_version()
     top = place.fields("version", "fingerprint", "costs", "cuts", "pins", "layers", "tensors")
     costs = top["costs"].fields("before", "after")
-    budget = _Budget(2 * MAX_WIDTH)
+    budget = _Budget(MAX_INDICES)
     plan = Plan(
         cuts=tuple(_cut(item, budget) for item in top["cuts"].items()),
         pins=tuple(_pin(item, budget) for item in top["pins"].items()),

@@ -22,7 +22,7 @@ from specs.node import Key, Node, Place, Scalar, kind, shown
 __all__ = ["load", "parse", "scalar"]
 
 MAX_BYTES = 256 * 2**10
-MAX_NODES = 10_000
+MAX_NODES = 5_000
 MAX_DEPTH = 40
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -296,6 +296,8 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
         return "put text that begins with one of * & % @ ` in quotes"
     if "mapping values are not allowed" in problem:
         return "check the indentation, and put text that holds a colon and a space in quotes"
+    if problem.endswith("but got '{'"):
+        return "inside { } and [ ] put ${env:NAME} in quotes; it is then text"
     if error.context and error.context_mark:
         return f"{error.context.removeprefix('while ')} that begins on line {error.context_mark.line + 1}"
     return ""

@@ -326,13 +326,27 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         GOOD + "seed: ${env:}\n",
         "face.yaml:4:7  error[S115]: ${env:} names no environment variable",
     ),
+    "variable in a flow mapping": (
+        GOOD + "data: {factory: a:b, workers: ${env:WIDTH}}\n",
+        "face.yaml:4:32  error[S101]: not valid YAML: expected ',' or '}', but got '{'\n"
+        "  hint: inside { } and [ ] put ${env:NAME} in quotes; it is then text",
+    ),
+    "variable in quotes": (
+        GOOD + 'seed: "${env:WIDTH}"\n',
+        "face.yaml:4:7  error[S105]: seed must be a whole number, got '48'\n"
+        "  hint: a variable in quotes is text: write it without quotes, on a line of its own",
+    ),
+    "key of an argument": (
+        GOOD.replace("inputs", "args: {3: x}, inputs"),
+        'face.yaml:2:37  error[S105]: model.args: the key 3 must be a string\n  hint: put it in quotes: "3"',
+    ),
     "large": (
         GOOD + "#" * 262_144,
         "face.yaml  error[S117]: the file is larger than 256 KiB",
     ),
     "many": (
-        GOOD + f"data: {{factory: a:b, args: {{a: [{'1, ' * 10_000}]}}}}\n",
-        "face.yaml:4:29946  error[S117]: the file holds more than 10000 values\n"
+        GOOD + f"data: {{factory: a:b, args: {{a: [{'1, ' * 5_000}]}}}}\n",
+        "face.yaml:4:14946  error[S117]: the file holds more than 5000 values\n"
         "  hint: aliases count as often as they are used",
     ),
     "deep": (
@@ -465,7 +479,7 @@ def test_mistakes_in_an_extended_file_are_placed_there(refused: Refused) -> None
 def test_every_code_of_specs_has_a_test() -> None:
     expected = [text for _, text in CASES.values()] + list(OVERRIDES.values())
     tested = {code for code in CODES if any(f"[{code}]" in text for text in expected)} | {"S100", "S114"}
-    assert {code for code in CODES if code.startswith("S")} == tested
+    assert {code for code in CODES if code.startswith("S")} - {"S119"} == tested  # S119 is the command line's
 
 
 def test_a_long_line_is_cut_around_the_column() -> None:
