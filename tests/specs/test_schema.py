@@ -97,7 +97,8 @@ READABLE = [
 
 
 @pytest.mark.parametrize("case", READABLE)
-def test_the_schema_refuses_what_is_decidable(case: str) -> None:
+def test_the_schema_refuses_what_is_decidable(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIDTH", "48")
     text = CASES[case][0]
     assert isinstance(text, str)
     assert accepts(text) == (case in UNDECIDABLE)
