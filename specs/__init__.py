@@ -1,0 +1,1 @@
+"""File formats and diagnostics: the lowest layer. Never imports torch."""
