@@ -139,7 +139,7 @@ class _Trainer:
         for name, loss in losses.items():
             if not bool(torch.isfinite(loss)):
                 hint = "lower finetune.lr"
-                raise PassError.one("P407", f"the loss of {name!r} is {float(loss)} at {place}", hint=hint)
+                raise PassError.one("P407", f"the loss of {name!r} is {float(loss.detach())} at {place}", hint=hint)
         total: Tensor = weighted(self._tasks, losses)
         if self._teacher is not None:
             with torch.no_grad():

@@ -18,8 +18,8 @@ from specs.diagnostics import DataError, nearest
 
 __all__ = ["Metric", "MetricFactory", "Whole", "torchmetrics_metric"]
 
+# the domains first: what the top level repeats of them it may warn about
 _MODULES = (
-    "torchmetrics",
     "torchmetrics.classification",
     "torchmetrics.regression",
     "torchmetrics.image",
@@ -30,6 +30,7 @@ _MODULES = (
     "torchmetrics.text",
     "torchmetrics.clustering",
     "torchmetrics.nominal",
+    "torchmetrics",
 )
 
 

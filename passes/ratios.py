@@ -67,11 +67,13 @@ class Cutter:
         limits = self._limits[group.name]
         inside = keep[group.units]
         # 1e-9: a ratio like 0.15 must not lose a unit to its binary expansion
-        asked = min(math.floor(ratio * len(group.units) + 1e-9), limits.most)
-        count = asked - int((~inside).sum())
+        asked = math.floor(ratio * len(group.units) + 1e-9)
+        count = min(asked, limits.most) - int((~inside).sum())
         candidates = np.flatnonzero(inside & limits.free)
         order = candidates[np.argsort(scores[candidates], kind="stable")]
         chosen, note = self._within(limits, keep, order, max(count, 0))
+        if not note and asked > limits.most:
+            note = f"max_ratio lets no more than {limits.most} of {len(group.units)} channels go"
         if limits.round_to > 1 and len(chosen):
             chosen, note = _rounded(limits, inside, chosen, scores, note)
         if not len(chosen):

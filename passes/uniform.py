@@ -99,8 +99,14 @@ def _decisions(
             ratio=ratio,
             losses={},
             margin=0.0,
-            reason=notes[group.name] or f"cut by the ratio {ratio:.3g}",
+            reason=notes[group.name] or _told(group.units.size, int(keep[group.units].sum()), ratio),
             seconds=seconds / len(cutter.groups),
         )
         for group in cutter.groups
     )
+
+
+def _told(width: int, kept: int, ratio: float) -> str:
+    if kept == width:
+        return f"the ratio {ratio:.3g} removes none of its {width} channels"
+    return f"cut by the ratio {ratio:.3g}"

@@ -56,7 +56,7 @@ def test_shuffling_depends_on_seed_and_epoch_alone():
     before = torch.get_rng_state()
     first, again, other = (targets(source.shuffled(epoch)) for epoch in (1, 1, 2))
     assert first == again != other
-    assert sorted(sum(first, [])) == list(range(20))
+    assert sorted(t for batch in first for t in batch) == list(range(20))
     assert targets(split(numbers(20), seed=5).shuffled(1)) != first
     assert [len(b) for b in targets(source.shuffled(1, batch_size=15))] == [20]
     assert torch.equal(torch.get_rng_state(), before)

@@ -80,7 +80,8 @@ def test_pinned_units_stay():
 
 
 def test_max_ratio_and_scopes_take_the_strictest():
-    assert len(cut(plain(10), 1.0, max_ratio=0.7)[0]) == 7
+    removed, note = cut(plain(10), 1.0, max_ratio=0.7)
+    assert (len(removed), note) == (7, "max_ratio lets no more than 7 of 10 channels go")
     assert len(cut(plain(10), 1.0, scopes={"a": {"max_ratio": 0.3}, "*": {"max_ratio": 0.5}})[0]) == 3
     channels = plain(10)
     assert Cutter(channels, SelectorOptions(scopes={"a*": {"max_ratio": 0.0}})).groups == ()

@@ -62,8 +62,8 @@ def test_uniform_that_cuts_nothing_gives_the_reasons(case):
         uniform(case, ratio=0.05, round_to=8)
     assert [d.message for d in caught.value.diagnostics] == [
         "uniform cut nothing",
-        "group `stem`: cut by the ratio 0.05",
-        "group `inner`: cut by the ratio 0.05",
+        "group `stem`: the ratio 0.05 removes none of its 8 channels",
+        "group `inner`: the ratio 0.05 removes none of its 12 channels",
     ]
     assert caught.value.diagnostics[1].where.partition(":")[0].endswith("conftest.py")
 
