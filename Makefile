@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)
 
+# The example's network is small: one thread is the fastest.
 demo: $(STAMP)
-	$(BIN)/pagcp compile specs/examples/digits.yaml -o $(DEMO_OUT) --force
+	OMP_NUM_THREADS=1 $(BIN)/pagcp compile specs/examples/digits.yaml -o $(DEMO_OUT) --force
 
 # One torch thread a worker: the tests are many small networks, and two workers share two cores.
 test: $(STAMP)
@@ -48,7 +49,8 @@ replay: $(STAMP)
 	$(BIN)/python -m bench.replay
 
 docs: $(STAMP)
-	$(BIN)/python -m tests.generate
+	$(BIN)/python -m specs.schema
+	$(BIN)/python -m specs.error_codes
 
 clean:
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ from passes.journal import Journal
 from passes.measure import measure, verdicts
 from passes.oracle import RealOracle
 from passes.tasks import Task, build_tasks
+from specs.diagnostics import SpecError
 from specs.plan import Costs, Decision, Plan, Verdict
 from specs.spec import Spec
 
@@ -120,9 +121,11 @@ def compile_spec(
 
 
 def _device(spec: Spec) -> torch.device:
-    if spec.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(spec.device)
+    """The CPU: cutting and verifying on an accelerator has not been proven to work, so it is not offered."""
+    if spec.device not in ("auto", "cpu"):
+        message = f"device: {spec.device} is not available in this version"
+        raise SpecError.one("S108", message, spec.where("device"), "write auto or cpu")
+    return torch.device("cpu")
 
 
 def _oracle(tasks: tuple[Task, ...], data: Splits | None) -> RealOracle | None:

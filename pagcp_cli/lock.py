@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pagcp_cli.network import weights_file
 from pagcp_cli.weights import sha256
+from specs.lock import portable, yaml_text
 from specs.spec import Spec
 
 __all__ = ["lock_text"]
@@ -30,16 +29,12 @@ def lock_text(spec: Spec) -> str:
             "torch": str(torch.__version__),
         },
         "weights": None if weights is None else {"file": weights.name, "sha256": sha256(weights)},
-        "spec": _portable(spec),
+        "overrides": [_portable(override, spec) for override in spec.overrides],
+        "spec": spec.resolved(),
     }
-    return yaml.safe_dump(locked, sort_keys=False, allow_unicode=True)
+    return yaml_text(locked)
 
 
-def _portable(spec: Spec) -> dict[str, Any]:
-    """The spec's data with absolute file names reduced to their last component."""
-    dumped: dict[str, Any] = spec.model_dump(mode="json")
-    for key in ("weights", "program"):
-        name = dumped["model"].get(key)
-        if name and Path(name).is_absolute():
-            dumped["model"][key] = Path(name).name
-    return dumped
+def _portable(override: str, spec: Spec) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={portable(value, spec.path)}"

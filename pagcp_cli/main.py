@@ -7,8 +7,11 @@ Exit codes (DESIGN section 5): 0 met; 1 expected failure, nothing written; 2 bad
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +66,7 @@ def compile_command(
     force: Annotated[bool, typer.Option("--force", help="replace an earlier result in OUT")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prune the network of SPEC, check it, measure it, and write it to OUT."""
+    """Prune the network of SPEC, prove it, write it to OUT."""
     with _told(as_json):
         from specs.spec import load_spec
 
@@ -85,14 +88,15 @@ def compile_command(
 
 @app.command()
 def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check SPEC without importing torch, and say in words what it asks for."""
+    """Check SPEC and say in words what it asks for."""
     with _told(as_json):
-        from pagcp_cli.words import spec_in_words
+        from specs.describe import describe
         from specs.spec import load_spec
 
         read = load_spec(spec, overrides or ())
-        words = spec_in_words(read)
-        _result({"ok": True, "understood": words} if as_json else "\n".join([f"{spec} is valid", *words]))
+        words = describe(read)
+        lines = [f"{spec} is valid", *(_wrapped(line) for line in words)]
+        _result({"ok": True, "understood": words} if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -104,7 +108,7 @@ def inspect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the groups of channels in the network of SPEC: what is coupled, what is pinned, and why."""
+    """Show what is coupled and what is pinned, and why."""
     with _told(as_json):
         from specs.spec import load_spec
 
@@ -121,10 +125,12 @@ def inspect(
 @app.command("diff")
 def diff_command(
     before: Annotated[Path, typer.Argument(metavar="A", help="plan.json, artifact folder or .pt2")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="plan.json, artifact folder or .pt2")],
+    after: Annotated[
+        Path | None, typer.Argument(metavar="B", help="the same; without it, what the plan A changes")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two networks layer by layer: widths, MACs, parameters."""
+    """Compare networks: widths, MACs, parameters per layer."""
     with _told(as_json):
         from pagcp_cli.render import diff_report
         from pagcp_cli.summaries import diff
@@ -142,6 +148,11 @@ def schema() -> None:
         sys.stdout.write(files("specs").joinpath("spec.schema.json").read_text(encoding="utf-8"))
 
 
+def _wrapped(line: str) -> str:
+    width = shutil.get_terminal_size((80, 24)).columns
+    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+
+
 def _result(result: Any) -> None:
     """The result on stdout: text as it is, anything else as JSON."""
     text = result if isinstance(result, str) else json.dumps(result, indent=2)
@@ -156,7 +167,7 @@ def _told(as_json: bool) -> Iterator[None]:
     except PagcpError as error:
         if as_json:
             _result({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
-        sys.stderr.write(str(error) + "\n")
+        sys.stderr.write(error.render(excerpt=True) + "\n")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was written\n")
@@ -178,4 +189,6 @@ def _log() -> str:
 
 def main() -> None:
     """The console script."""
+    # threads that wait by spinning make torch several times slower wherever cores are shared; read when torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="pagcp")

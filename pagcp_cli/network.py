@@ -35,7 +35,7 @@ def open_network(spec: Spec) -> tuple[Program, ChannelGraph]:
 
 def weights_file(spec: Spec) -> Path | None:
     """The file that the trained tensors come from."""
-    return None if spec.model.weights is None else _folder(spec) / spec.model.weights
+    return None if spec.model.weights is None else spec.resolve(spec.model.weights)
 
 
 def _built(spec: Spec) -> nn.Module:

@@ -27,8 +27,9 @@ def compile_report(result: CompileResult) -> str:
     """What was cut, what it cost each task, what was checked, and where it lies."""
     verification = value(result.verification.error)
     facts = [
-        ("verified", f"cuts alone equal the masked original within {verification} of the output's scale"),
+        ("verified", f"the cuts equal the masked original within {verification}"),
         *((f"{r.format}", _parity(r.parity, r.note)) for r in result.exports),
+        ("", "(differences are relative to the scale of the output)"),
         ("wrote", f"{result.out}: {', '.join(result.files)}"),
     ]
     parts: list[RenderableType] = []
@@ -56,7 +57,7 @@ def inspection_report(found: Inspection) -> str:
 
 def diff_report(found: Diff) -> str:
     """One line per layer: width, MACs, parameters, what is kept of the layer, and its share of all MACs."""
-    table = _table("", "layer", ">width", ">MACs", ">params", ">kept", ">share")
+    table = _table("", "layer", ">width", ">MACs", ">params", ">kept", ">share", gap=1)
     table.columns[1].overflow = "fold"
     for row in found.rows:
         table.add_row(*_diff_cells(row, found.before.macs), style=_STYLES[row.change])
@@ -119,7 +120,7 @@ def _at(where: str) -> str:
 
 
 def _parity(parity: float | None, note: str) -> str:
-    told = "written" if parity is None else f"equals the pruned network within {value(parity)} of the output's scale"
+    told = "written" if parity is None else f"equals the pruned network within {value(parity)}"
     return f"{told}; {note}" if note else told
 
 
@@ -132,9 +133,9 @@ def _pairs(facts: Iterable[tuple[str, str]], indent: int = 0) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, gap: int = 2) -> Table:
     """A table without frames; a column that starts with > is right-aligned."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for column in columns:
         right = column.startswith(">")
         table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)

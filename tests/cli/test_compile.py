@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,6 @@ from specs.diagnostics import VerifyError
 from specs.plan import indices
 from tests.cli.projects import NET, SPEC, project, weights
 from tests.running import ROOT, Ran, pagcp
-
-
-@pytest.fixture(autouse=True)
-def forget_user_modules() -> Iterator[None]:
-    """In-process compiles import `net` from another folder each time."""
-    path = list(sys.path)
-    yield
-    sys.modules.pop("net", None)
-    sys.path[:] = path
 
 
 def outputs(folder: Path, x: Tensor) -> Tensor:
