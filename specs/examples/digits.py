@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-SPLITS = {"train": 747, "calibration": 320, "validation": 180, "test": 550}
+SPLITS = {"train": 697, "calibration": 300, "validation": 250, "test": 550}
 NOISE = 0.1
 """Standard deviation of the noise; pixels of clean images lie in 0..1."""
 
@@ -44,13 +44,12 @@ class Encoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.stem = conv(1, width // 2)
-        self.detail = conv(width // 2, width // 2)
         self.down = conv(width // 2, width, stride=2)
         self.block = Residual(width)
         self.deep = conv(width, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        detail = self.detail(self.stem(x))
+        detail = self.stem(x)
         y = self.block(self.down(detail))
         return torch.cat([y, self.deep(y)], 1), detail
 
@@ -126,7 +125,7 @@ class NoisyDigits(Dataset[tuple[Tensor, Target]]):
         return self.noisy[index], {"digit": self.labels[index], "denoise": self.clean[index]}
 
 
-def datasets(seed: int = 0, noise: float = NOISE, copies: int = 4) -> dict[str, NoisyDigits]:
+def datasets(seed: int = 0, noise: float = NOISE, copies: int = 8) -> dict[str, NoisyDigits]:
     """The four splits, pairwise disjoint.
 
     `seed` draws the noise only. Which image is in which split never changes: the committed weights have seen
