@@ -103,7 +103,7 @@ def test_plan_has_tensors_and_costs(digits: Compiled) -> None:
     plan = json.loads(text)
     assert set(plan["costs"]) == {"before", "after"}
     assert all(set(costs) == {"macs", "params", "bytes"} for costs in plan["costs"].values())
-    assert plan["tensors"]["encoder.down.0.weight"].keys() == {"0", "1"}
+    assert plan["tensors"]["encoder.block.first.0.weight"].keys() == {"0", "1"}
     assert "." not in "".join(str(n) for n in plan["costs"]["after"].values())
 
 

@@ -195,14 +195,14 @@ def test_describe_says_what_was_understood() -> None:
     spec = load_spec(EXAMPLE)
     assert describe(spec, Costs(macs=12_345_678, params=250_000, bytes=1_000_000)) == [
         "model: digits:build(width=48), weights digits.safetensors, input 1x1x8x8, device auto, seed 0",
-        "data: digits:datasets, batches of 64; losses are measured on 320 calibration samples",
+        "data: digits:datasets, batches of 64; losses are measured on 300 calibration samples",
         "task digit: MulticlassAccuracy gets worse by at most 0.01 (1 percentage point)",
         "task denoise: PeakSignalNoiseRatio gets worse by at most 0.5, in its own unit",
         "keeps at most 40% of 12.3 M MACs, that is cuts at least 60%",
         "keeps at most 40% of 250 k parameters, that is cuts at least 60%",
-        "pass 1, pagcp: cuts group by group until the budgets are met; the first may raise a task's loss by 6%, "
-        "all together to 6 times the loss; least important by l1 first",
-        "pass 2, finetune: trains for 5 epochs with adamw at 0.001",
+        "pass 1, pagcp: cuts group by group until the budgets are met; the first may raise a task's loss by 20%, "
+        "all together to 20 times the loss; least important by l1 first",
+        "pass 2, finetune: trains for 6 epochs with adamw at 0.002, with 1 times the distance to the original",
         "writes python, pt2, onnx",
     ]
 
