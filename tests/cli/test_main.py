@@ -122,12 +122,12 @@ def test_schema_is_the_committed_one() -> None:
         (["bogus"], "No such command 'bogus'"),
         (["compile"], "Missing argument 'SPEC'"),
         (["validate", "nowhere.yaml"], "error[S100]"),
-        (["compile", "specs/examples/digits.yaml", "--set", "budgets.macs"], "error[S116]"),
-        (["compile", "specs/examples/digits.yaml", "--set", "device=cuda"], "error[S108]: device: cuda"),
+        (["compile", str(EXAMPLES / "digits.yaml"), "--set", "budgets.macs"], "error[S116]"),
+        (["compile", str(EXAMPLES / "digits.yaml"), "--set", "device=cuda"], "error[S108]: device: cuda"),
     ],
 )
-def test_bad_usage_exits_2(arguments: list[str], message: str) -> None:
-    ran = pagcp(*arguments)
+def test_bad_usage_exits_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    ran = pagcp(*arguments, cwd=tmp_path)
     assert (ran.code, ran.out) == (2, "")
     assert message in ran.err
 
