@@ -12,13 +12,15 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from pagcp_ir.channels import Binding, ChannelGraph, Group, Layer, Pin, TensorInfo, Units, ValueAxis
-from pagcp_ir.labels import Labels, RawPin, Ref, through, varying
+from pagcp_ir.channels import Binding, ChannelGraph, Group, Keep, Layer, Pin, TensorInfo, Units, ValueAxis
+from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, through, varying
+from pagcp_ir.pointwise import elementwise
 from pagcp_ir.program import Program
 from pagcp_ir.protect import pin_protected
-from pagcp_ir.rules import op_of
+from pagcp_ir.rules import ADDS, KEPT_WHOLE, Op, op_of
 from pagcp_ir.site import Site
 from pagcp_ir.text import op_name
+from pagcp_ir.values import fixed_macs
 
 __all__ = ["analyse"]
 
@@ -69,7 +71,37 @@ def _node(
     if not any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta["value"])):
         return node.meta["value"]  # sizes: nothing of them is a channel
     module = modules[str(node.target)] if node.op == "call_module" else None
-    return op_of(node, modules).labels(Site(labels, node, args, kwargs, module, names))
+    op, counted = op_of(node, modules), len(labels.layers)
+    result = op.labels(Site(labels, node, args, kwargs, module, names))
+    if _is_clean(op, node, labels):
+        labels.clean.add(node.name)
+    if len(labels.layers) == counted and op.labels in KEPT_WHOLE:
+        _add_fixed_cost(labels, node, module)
+    return result
+
+
+def _is_clean(op: Op, node: fx.Node, labels: Labels) -> bool:
+    """Whether the value is 0 wherever the tensors of its producers are zeroed."""
+    if op.zero in ("never", "always"):
+        return op.zero == "always"
+    clean = [n.name in labels.clean or n.op == "get_attr" for n in node.all_input_nodes if _holds_tensor(n)]
+    numbers = any(isinstance(a, (int, float)) and a != 0 for a in node.args)
+    if op.zero == "any":
+        return any(clean)
+    return all(clean) and not (numbers and op.labels is elementwise and node.target in ADDS)
+
+
+def _holds_tensor(node: fx.Node) -> bool:
+    return any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta["value"]))
+
+
+def _add_fixed_cost(labels: Labels, node: fx.Node, module: nn.Module | None) -> None:
+    """MACs of a call that is kept whole, as torch's flop counter has them."""
+    macs = fixed_macs(node, module)
+    if macs:
+        one = labels.fixed((1,), "one")
+        name = str(node.target) if node.op == "call_module" else node.name
+        labels.layers.append(RawLayer(name, labels.op.split(": ")[-1], node.name, macs, one, one, False, 1, ()))
 
 
 def _reference(program: Program, node: fx.Node, labels: Labels, names: Mapping[int, str]) -> Any:
@@ -140,7 +172,16 @@ def _graph(program: Program, labels: Labels, values: Mapping[str, Tensor], roots
         values=axes,
         layers=layers,
         tensors=_tensors(program),
+        contracted=_flags(always + 1, [units(v) for v in labels.contracted]),
     )
+
+
+def _flags(count: int, found: Sequence[Units]) -> Keep:
+    flags = np.zeros(count, dtype=np.bool_)
+    for units in found:
+        flags[units] = True
+    flags[count - 1] = False
+    return flags
 
 
 def _value_axis(value: Tensor, roots: NDArray[np.int64], always: int) -> ValueAxis | None:

@@ -103,6 +103,8 @@ class ChannelGraph:
     values: Mapping[str, ValueAxis]
     layers: tuple[Layer, ...]
     tensors: Mapping[str, TensorInfo]
+    contracted: Keep
+    """bool [n_units]: units that end in a sum of products without weights; masking zeroes their producers."""
 
     @property
     def free(self) -> Keep:

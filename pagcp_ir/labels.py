@@ -7,7 +7,7 @@ position that is always there, for reason k. Ties and pins are collected and sol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,11 @@ from torch import Tensor
 
 from pagcp_ir.channels import Role
 
-__all__ = ["Labels", "RawLayer", "RawPin", "Ref", "compact", "spread", "varying"]
+__all__ = ["Labels", "RawLayer", "RawPin", "Ref", "compact", "spread", "through", "tied_across", "varying"]
+
+
+ELEMENTS = 2_000_000
+"""Larger tensors are not labelled element by element."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class Labels:
     places: dict[tuple[str, int], str] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
     layers: list[RawLayer] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)
+    contracted: list[Tensor] = field(default_factory=list)
+    clean: set[str] = field(default_factory=set)
+    """Nodes whose value is 0 wherever their producer's tensors are 0."""
 
     def fresh(self, count: int) -> Tensor:
         """`count` new labels, int32 [count]."""
@@ -90,6 +98,8 @@ class Labels:
         if key not in self.axes:
             self.axes[key] = self.fresh(ref.shape[dim])
             self.roles[key], self.places[key] = role, self.where
+            if ref.name in self.frozen:
+                self.pin(self.axes[key], self.frozen[ref.name])
         elif _RANK[role] > _RANK[self.roles[key]]:
             self.roles[key] = role
         return self.axes[key]
@@ -100,8 +110,21 @@ class Labels:
         if len(long) == 1:
             return spread(self.axis(ref, long[0], "along"), long[0], tuple(ref.shape))
         if ref.name not in self.whole:
+            if ref.tensor.numel() > ELEMENTS:
+                return self.fixed(tuple(ref.shape), f"`{ref.name}`, too large to follow element by element")
             self.whole[ref.name] = compact(self.fresh(ref.tensor.numel()).view(ref.shape))
+            if ref.name in self.frozen:
+                self.pin(self.whole[ref.name], self.frozen[ref.name])
         return self.whole[ref.name]
+
+    def freeze(self, ref: Ref, reason: str) -> None:
+        """Pin every axis of a tensor, those made later too."""
+        self.frozen.setdefault(ref.name, reason)
+        for (name, _), labels in self.axes.items():
+            if name == ref.name:
+                self.pin(labels, reason)
+        if ref.name in self.whole:
+            self.pin(self.whole[ref.name], reason)
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Unify labels position by position (shapes broadcast). Meeting a fixed position pins instead."""
@@ -180,6 +203,20 @@ _RANK: dict[Role, int] = {"along": 0, "in": 1, "out": 2}
 def varying(value: Tensor) -> tuple[int, ...]:
     """The axes on which the labels vary: those with a stride."""
     return tuple(d for d in range(value.ndim) if value.shape[d] > 1 and value.stride(d) != 0)
+
+
+def tied_across(labels: Labels, value: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:
+    """One-axis law for an op along `dims`: channels lie on the other axes, if the labels vary there at all."""
+    across = [d for d in varying(value) if d in dims]
+    if not across:
+        return value, True
+    if len(across) == len(varying(value)):
+        return value, False
+    base = value
+    for dim in across:
+        base = base.narrow(dim, 0, 1)
+    labels.tie(value, base)
+    return base.expand(value.shape), True
 
 
 def spread(vector: Tensor, axis: int, shape: tuple[int, ...]) -> Tensor:

@@ -261,5 +261,66 @@ def conv_groups(cutting: Cutting, node: fx.Node) -> None:
         node.update_kwarg("groups", inputs)
 
 
+def normalized_shape(cutting: Cutting, node: fx.Node) -> None:
+    """F.layer_norm names the sizes of the axes that it runs over."""
+    out, shape = cutting.axis(node), _argument(node, 1, "normalized_shape")
+    if out is None or not isinstance(shape, (tuple, list)):
+        return
+    position = out.axis - (node.meta["value"].ndim - len(shape))
+    if position < 0 or not _is_literal(shape[position], out):
+        return
+    new = (*shape[:position], cutting.count(out), *shape[position + 1 :])
+    if len(node.args) > 1:
+        node.update_arg(1, new)
+    else:
+        node.update_kwarg("normalized_shape", new)
+
+
+def layer_norm_module(cutting: Cutting, node: fx.Node) -> None:
+    """nn.LayerNorm carries the sizes of its axes as an attribute; a shared one is set once."""
+    out, module = cutting.axis(node), cutting.modules[str(node.target)]
+    assert isinstance(module, nn.LayerNorm)
+    if out is None:
+        return
+    sizes = list(module.normalized_shape)
+    position = out.axis - (node.meta["value"].ndim - len(sizes))
+    if position >= 0 and _is_literal(sizes[position], out):
+        sizes[position] = cutting.count(out)
+        module.normalized_shape = tuple(sizes)
+
+
+def group_norm_module(cutting: Cutting, node: fx.Node) -> None:
+    """nn.GroupNorm with one channel per group has as many groups as channels."""
+    out, module = cutting.axis(node), cutting.modules[str(node.target)]
+    assert isinstance(module, nn.GroupNorm)
+    if out is None or module.num_channels != len(out.units):
+        return
+    if module.num_groups == module.num_channels:
+        module.num_groups = cutting.count(out)
+    module.num_channels = cutting.count(out)
+
+
+def norm_groups(cutting: Cutting, node: fx.Node) -> None:
+    """F.group_norm with one channel per group has as many groups as channels."""
+    out = cutting.axis(node)
+    if out is None or _argument(node, 1, "num_groups") != len(out.units):
+        return
+    if len(node.args) > 1:
+        node.update_arg(1, cutting.count(out))
+    else:
+        node.update_kwarg("num_groups", cutting.count(out))
+
+
+def attention_scale(cutting: Cutting, node: fx.Node) -> None:
+    """The default scale of attention is 1/sqrt of the width before the cut: it is written out."""
+    query = cutting.axis(node.args[0] if node.args else node.kwargs["query"])
+    source: Any = node.args[0] if node.args else node.kwargs["query"]
+    width = source.meta["value"].ndim - 1
+    if query is None or query.axis != width or _argument(node, 6, "scale") is not None:
+        return
+    if cutting.count(query) != len(query.units):
+        node.update_kwarg("scale", len(query.units) ** -0.5)
+
+
 def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)

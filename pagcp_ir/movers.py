@@ -6,13 +6,14 @@ channels of their own, tied to what they are added to (fill law), so that pad am
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pagcp_ir.labels import Ref, compact, varying
+from pagcp_ir.labels import Ref, compact, tied_across, varying
 from pagcp_ir.site import Site, opaque, pinned
 
 __all__ = ["channel_shuffle", "getitem", "mover", "pad", "unbind"]
@@ -73,8 +74,15 @@ def getitem(site: Site) -> Any:
 def _pin_selected(site: Site, value: Tensor, items: tuple[Any, ...], result: Tensor) -> None:
     """A literal index along the channel axis names one channel, which has to stay."""
     axes = _axes_of(items, value.ndim)
-    if any(isinstance(item, int) and axis in varying(value) for item, axis in zip(items, axes, strict=True)):
-        site.labels.pin(result, f"taken by a literal index in `{site.labels.op}`")
+    named = [axis for item, axis in zip(items, axes, strict=True) if isinstance(item, int)]
+    _pin_named(site, value, named, result)
+
+
+def _pin_named(site: Site, value: Tensor, named: Sequence[int], result: Any) -> None:
+    """Where other axes hold channels too (the 3 of q, k, v), they are tied across the axis that is taken apart."""
+    if not tied_across(site.labels, value, named)[1]:
+        for leaf in pytree.tree_leaves(result):
+            site.labels.pin(leaf, f"taken by a literal index in `{site.labels.op}`")
 
 
 def _axes_of(items: tuple[Any, ...], ndim: int) -> list[int]:
@@ -96,8 +104,7 @@ def _axes_of(items: tuple[Any, ...], ndim: int) -> list[int]:
 def unbind(site: Site) -> Any:
     """Taking an axis apart: along the channels every one is named, and stays."""
     x = site.as_labels(site.arg(0, "input"))
-    dim = site.arg(1, "dim", 0)
-    if dim % x.ndim in varying(x):
+    if not tied_across(site.labels, x, [site.arg(1, "dim", 0) % x.ndim])[1]:
         return pinned(site, f"`{site.labels.op}` names every channel")
     return mover(site)
 
@@ -106,8 +113,7 @@ def select(site: Site) -> Any:
     """`x.select(dim, index)`: a channel that is named stays."""
     x = site.as_labels(site.arg(0, "input"))
     result = mover(site)
-    if site.arg(1, "dim") % x.ndim in varying(x):
-        site.labels.pin(result, f"taken by a literal index in `{site.labels.op}`")
+    _pin_named(site, x, [site.arg(1, "dim") % x.ndim], result)
     return result
 
 

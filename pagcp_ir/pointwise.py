@@ -5,14 +5,13 @@ Broadcast law: `[N, 1, H, W] * [N, C, H, W]` pins the size-1 side and ties nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pagcp_ir.labels import Ref, compact, spread, varying
+from pagcp_ir.labels import Ref, compact, spread, tied_across, varying
 from pagcp_ir.site import Rule, Site, pinned
 
 __all__ = ["elementwise", "glu", "normalised_along", "reduced_along", "resized", "unary"]
@@ -71,7 +70,7 @@ def _join(site: Site, a: Tensor, b: Tensor) -> Tensor:
 def _on_shared_axes(site: Site, a: Tensor, b: Tensor) -> Tensor:
     """Where `a` varies on an axis that `b` has too, its channels lie there, not on axes that `b` broadcasts over."""
     shared = [d for d in varying(a) if b.shape[d] != 1]
-    return _tied_across(site, a, [d for d in varying(a) if b.shape[d] == 1])[0] if shared else a
+    return tied_across(site.labels, a, [d for d in varying(a) if b.shape[d] == 1])[0] if shared else a
 
 
 def _broadcasts(small: Tensor, large: Tensor) -> bool:
@@ -83,25 +82,11 @@ def resized(site: Site) -> Any:
     """Pools, resizes and spatial pads: channels stay, the sizes after them change."""
     x, shape = site.as_labels(site.arg(0, "input")), site.shape
     changed = [d for d in range(x.ndim) if x.ndim != len(shape) or x.shape[d] != shape[d]]
-    x, free = _tied_across(site, x, changed)
+    x, free = tied_across(site.labels, x, changed)
     if not free:
         return pinned(site, f"`{site.labels.op}` works along the channels")
     cut = tuple(slice(None) if d in varying(x) else slice(0, 1) for d in range(x.ndim))
     return x[cut].expand(shape)
-
-
-def _tied_across(site: Site, x: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:
-    """One-axis law for an op along `dims`: channels lie on the other axes, if the labels vary there at all."""
-    across = [d for d in varying(x) if d in dims]
-    if not across:
-        return x, True
-    if len(across) == len(varying(x)):
-        return x, False
-    base = x
-    for dim in across:
-        base = base.narrow(dim, 0, 1)
-    site.labels.tie(x, base)
-    return base.expand(x.shape), True
 
 
 def _dims(site: Site, index: int, name: str, ndim: int, default: Any) -> tuple[int, ...]:
@@ -117,7 +102,7 @@ def reduced_along(site: Site) -> Any:
     dims = _dims(site, 1, "dim", x.ndim, None)
     if not isinstance(site.arg(1, "dim", None), (int, tuple, list, type(None))):
         return pinned(site, f"`{site.labels.op}` over an axis that is computed")
-    x, free = _tied_across(site, x, dims)
+    x, free = tied_across(site.labels, x, dims)
     if not free:
         return pinned(site, f"`{site.labels.op}` runs over the channels")
     return _map_tensors(site, lambda shape: _without(x, dims, shape))
@@ -141,12 +126,14 @@ def normalised_along(index: int, name: str = "dim", default: Any = -1) -> Rule:
 
     def rule(site: Site) -> Any:
         x = site.as_labels(site.arg(0, "input"))
-        dim = site.arg(index, name, default)
-        if not isinstance(dim, int) or dim % x.ndim in varying(x):
-            return pinned(site, f"`{site.labels.op}` runs over the channels")
-        return x
+        return _along(site, x, site.arg(index, name, default))
 
     return rule
+
+
+def _along(site: Site, x: Tensor, dim: Any) -> Any:
+    x, free = tied_across(site.labels, x, [dim % x.ndim] if isinstance(dim, int) else range(x.ndim))
+    return x if free else pinned(site, f"`{site.labels.op}` runs over the channels")
 
 
 def module_normalised_along(default: int) -> Rule:
@@ -154,10 +141,7 @@ def module_normalised_along(default: int) -> Rule:
 
     def rule(site: Site) -> Any:
         x = site.as_labels(site.arg(0, "input"))
-        dim = getattr(site.module, "dim", default)
-        if not isinstance(dim, int) or dim % x.ndim in varying(x):
-            return pinned(site, f"`{site.labels.op}` runs over the channels")
-        return x
+        return _along(site, x, getattr(site.module, "dim", default))
 
     return rule
 
@@ -169,8 +153,3 @@ def glu(site: Site) -> Any:
     first, second = x.chunk(2, dim if isinstance(dim, int) else -1)
     site.labels.tie(first, second)
     return compact(first)
-
-
-def statistics_over_channels(site: Site) -> Any:
-    """LayerNorm, GroupNorm, LocalResponseNorm: what is cut would change the statistics of what stays."""
-    return pinned(site, f"`{site.labels.op}` takes statistics over the channels")

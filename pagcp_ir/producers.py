@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pagcp_ir.labels import RawLayer, Ref, spread
@@ -153,22 +152,25 @@ def prelu(site: Site) -> Any:
     return per_channel("weight")(site)
 
 
-CONVS: tuple[type[nn.Module], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-FUNCTIONAL_CONVS: dict[Any, Rule] = {
-    torch.conv1d: functional_conv(False),
-    torch.conv2d: functional_conv(False),
-    torch.conv3d: functional_conv(False),
-    nn.functional.conv1d: functional_conv(False),
-    nn.functional.conv2d: functional_conv(False),
-    nn.functional.conv3d: functional_conv(False),
-    nn.functional.conv_transpose1d: functional_conv(True),
-    nn.functional.conv_transpose2d: functional_conv(True),
-    nn.functional.conv_transpose3d: functional_conv(True),
-}
+def functional_batch_norm(site: Site) -> Any:
+    """F.batch_norm(x, running_mean, running_var, weight, bias) on bare tensors, with running statistics."""
+    names = ("running_mean", "running_var", "weight", "bias")
+    tensors = [site.arg(i, name, None) for i, name in enumerate(names, 1)]
+    if not all(isinstance(t, (Ref, type(None))) for t in tensors):
+        return pinned(site, f"the tensors of `{site.labels.op}` are computed")
+    x = site.as_labels(site.arg(0, "input"))
+    channels = site.labels.along(x, 1, f"`{site.labels.op}` works along another axis than the channels")
+    for ref in tensors:
+        if ref is not None:
+            site.labels.tie(site.labels.axis(ref, 0, "along"), channels)
+    return spread(channels, 1, site.shape)
+
+
+def multihead(site: Site) -> Any:
+    """Its width, heads and packed weights are one number: it is kept whole."""
+    return pinned(site, f"`{site.labels.op}` packs queries, keys and values of one width and is kept whole")
+
+
+def recurrent(site: Site) -> Any:
+    """Gates are packed and states feed back: kept whole."""
+    return pinned(site, f"`{site.labels.op}` is recurrent and is kept whole")

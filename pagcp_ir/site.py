@@ -67,7 +67,10 @@ class Site:
 def pinned(site: Site, reason: str) -> Any:
     """Pin whatever the call touches, and return values that are always there."""
     for operand in site.operands():
-        site.labels.pin(site.as_labels(operand), reason)
+        if isinstance(operand, Ref):
+            site.labels.freeze(operand, reason)
+        else:
+            site.labels.pin(operand, reason)
 
     def fix(value: Any) -> Any:
         return site.labels.fixed(tuple(value.shape), reason) if isinstance(value, Tensor) else value

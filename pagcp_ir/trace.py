@@ -11,7 +11,8 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def _require_same(root: nn.Module, program: Program) -> None:
     for expected, got in zip(*outputs, strict=False):
         if isinstance(expected, Tensor) and not _close(expected, got):
             raise TraceError.one(
-                "T204",
+                "T207",
                 f"the traced graph of {type(root).__name__} does not compute what the model computes",
                 hint="look for writes into views of tensors and for state that forward changes",
             )
@@ -204,6 +205,9 @@ class _ShapeTracer(fx.Tracer):
         return _ValueProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        if kind == "call_function" and _is_users(target):
+            with suppress(Exception):  # a function wrapped as a leaf (torch.fx.wrap) is traced if it can be
+                return target(*args, **kwargs)
         named["proxy_factory_fn"] = None
         proxy = super().create_proxy(kind, target, args, kwargs, *rest[:2], **named)
         proxy.node.meta["where"] = user_line() if kind != "placeholder" else ""
@@ -277,6 +281,10 @@ class _ShapeTracer(fx.Tracer):
             return lambda self_, *a, **k: getattr(self_, str(node.target))(*a, **k)
         assert callable(node.target)
         return node.target
+
+
+def _is_users(target: Any) -> bool:
+    return isinstance(target, FunctionType) and not target.__module__.startswith(("torch.", "math"))
 
 
 def _argument_names(forward: Callable[..., Any], count: int, model: str) -> list[str]:

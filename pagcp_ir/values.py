@@ -6,14 +6,16 @@ A node whose op has no fake implementation (a user's opaque module) is run once 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["fake_mode", "fake_of", "propagate", "real_run", "shape_of"]
+__all__ = ["fake_mode", "fake_of", "fixed_macs", "propagate", "real_run", "shape_of"]
 
 
 def fake_mode() -> FakeTensorMode:
@@ -83,6 +85,18 @@ def propagate(
     """
     mode = fake_mode()
     _Propagator(module, mode, before).run(*(fake_of(shape, dtype, mode) for shape, dtype in inputs))
+
+
+def fixed_macs(node: fx.Node, module: nn.Module | None) -> int:
+    """MACs of one call for one sample: what torch's flop counter counts on fake tensors, 0 where it counts none."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+    tensors = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, FakeTensor)]
+    if not tensors or node.op == "call_method" or tensors[0].ndim == 0:
+        return 0
+    call: Any = module if module is not None else node.target
+    with tensors[0].fake_mode, FlopCounterMode(display=False) as counter, torch.no_grad(), suppress(Exception):
+        call(*args, **kwargs)
+    return int(counter.get_total_flops() // 2 // max(1, tensors[0].shape[0]))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:

@@ -62,11 +62,11 @@ CODES: dict[str, str] = {
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",
-    "T204": "the traced graph does not compute what the model computes",
     "T203": "the network takes another number of inputs than the spec gives",
     "T204": "the file of trained weights cannot be read",
     "T205": "tensors of the network and of the weights file do not match by name",
     "T206": "tensors of the network and of the weights file do not match in shape",
+    "T207": "the traced graph does not compute what the model computes",
     # the channel graph
     "G301": "nothing may be cut",
     "G302": "a glob of model.protect matches no layer",

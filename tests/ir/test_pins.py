@@ -61,9 +61,24 @@ CASES: dict[str, tuple[Between, str]] = {
         Between(lambda m, a, x: a.mean(1, keepdim=True)),
         "4/4 `mean` runs over the channels",
     ),
-    "layer norm": (
-        Between(lambda m, a, x: m.norm(a), norm=nn.LayerNorm([4, 8, 8])),
-        "4/4 `norm: LayerNorm` takes statistics over the channels",
+    "local response norm": (
+        Between(lambda m, a, x: m.norm(a), norm=nn.LocalResponseNorm(3)),
+        "4/4 `norm: LocalResponseNorm` takes statistics over neighbouring channels",
+    ),
+    "multi-head attention": (
+        Between(
+            lambda m, a, x: m.mha(*[a.flatten(2).transpose(1, 2)] * 3)[0].transpose(1, 2).unflatten(2, (8, 8)),
+            mha=nn.MultiheadAttention(4, 2, batch_first=True),
+        ),
+        "4/4 `mha: MultiheadAttention` packs queries, keys and values of one width and is kept whole",
+    ),
+    "a sum of products after a sigmoid": (
+        Between(lambda m, a, x: (a.sigmoid().flatten(2).transpose(1, 2) @ a.sigmoid().flatten(2)).unflatten(2, (8, 8))),
+        "4/4 summed by `matmul` after an op that does not map 0 to 0",
+    ),
+    "an outer product": (
+        Between(lambda m, a, x: torch.einsum("bchw,bdhw->bcd", a, a)[:, :, :, None]),
+        "4/4 meets other channels in the outer `einsum`",
     ),
     "one channel by index": (
         Between(lambda m, a, x: torch.cat([a, a[:, 1].unsqueeze(1)], 1)),
@@ -85,14 +100,20 @@ CASES: dict[str, tuple[Between, str]] = {
         Between(lambda m, a, x: torch.renorm(a, 2, 0, 1.0)),
         "4/4 `renorm` is not in the op table",
     ),
-    "a module that is not in the table": (
+    "a recurrent layer": (
         Between(lambda m, a, x: m.rnn(a.mean((2, 3)))[0][:, :, None, None], rnn=nn.GRU(4, 5)),
-        "4/4 `rnn: GRU` is not in the op table",
+        "4/4 `rnn: GRU` is recurrent and is kept whole",
     ),
     "a module that cannot be traced": (
         Between(lambda m, a, x: m.custom(a), custom=Custom()),
         "4/4 `custom: Custom` is kept whole: the control flow depends on data: float() reads the value of `sum_1` "
         "(tests/ir/test_pins.py:LINE)",
+    ),
+    "a module that is not in the table": (
+        Between(
+            lambda m, a, x: m.bilinear(a.mean((2, 3)), a.mean((2, 3)))[:, :, None, None], bilinear=nn.Bilinear(4, 4, 5)
+        ),
+        "4/4 `bilinear: Bilinear` is not in the op table",
     ),
     "a mask of one channel": (
         Between(lambda m, a, x: a * m.mask(a).sigmoid(), mask=nn.Conv2d(4, 1, 1)),

@@ -212,6 +212,6 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
     with pytest.raises(TraceError) as caught:
         trace(Counts(), [IMAGE])
     assert str(caught.value) == (
-        "error[T204]: the traced graph of Counts does not compute what the model computes\n"
+        "error[T207]: the traced graph of Counts does not compute what the model computes\n"
         "  hint: look for writes into views of tensors and for state that forward changes"
     )

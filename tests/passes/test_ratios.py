@@ -22,6 +22,7 @@ def graph(axes, groups, pins=()):
         values={},
         layers=(),
         tensors={},
+        contracted=np.zeros(n_units + 1, dtype=np.bool_),
     )
 
 
