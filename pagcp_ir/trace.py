@@ -11,13 +11,12 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FunctionType
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx._symbolic_trace import _maybe_revert_all_patches
+from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.effects import effects
@@ -91,7 +90,33 @@ def _close(expected: Tensor, got: Any) -> bool:
 
 
 def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
-    """The graph, and the sub-modules that had to be kept whole, with the reason."""
+    """The graph, and the sub-modules that had to be kept whole, with the reason.
+
+    A function that the user wrapped as a leaf (torch.fx.wrap) is traced where that works, and a leaf where it does not.
+    """
+    try:
+        with _unwrapped_functions() as any_wrapped:
+            module, leaves = _attempt(root, inputs)
+    except TraceError:
+        if not any_wrapped:
+            raise
+    else:
+        if not leaves or not any_wrapped:
+            return module, leaves
+    return _attempt(root, inputs)
+
+
+@contextmanager
+def _unwrapped_functions() -> Iterator[bool]:
+    wrapped = dict(_wrapped_fns_to_patch)
+    _wrapped_fns_to_patch.clear()
+    try:
+        yield bool(wrapped)
+    finally:
+        _wrapped_fns_to_patch.update(wrapped)
+
+
+def _attempt(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
     leaves: dict[str, str] = {}
     while True:
         tracer = _ShapeTracer(inputs, leaves)
@@ -205,9 +230,6 @@ class _ShapeTracer(fx.Tracer):
         return _ValueProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        if kind == "call_function" and _is_users(target):
-            with suppress(Exception):  # a function wrapped as a leaf (torch.fx.wrap) is traced if it can be
-                return target(*args, **kwargs)
         named["proxy_factory_fn"] = None
         proxy = super().create_proxy(kind, target, args, kwargs, *rest[:2], **named)
         proxy.node.meta["where"] = user_line() if kind != "placeholder" else ""
@@ -281,10 +303,6 @@ class _ShapeTracer(fx.Tracer):
             return lambda self_, *a, **k: getattr(self_, str(node.target))(*a, **k)
         assert callable(node.target)
         return node.target
-
-
-def _is_users(target: Any) -> bool:
-    return isinstance(target, FunctionType) and not target.__module__.startswith(("torch.", "math"))
 
 
 def _argument_names(forward: Callable[..., Any], count: int, model: str) -> list[str]:

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -215,3 +216,21 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
         "error[T207]: the traced graph of Counts does not compute what the model computes\n"
         "  hint: look for writes into views of tensors and for state that forward changes"
     )
+
+
+@torch.fx.wrap
+def _wrapped_halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cat([x, x], 1), x * 2
+
+
+class Wrapped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        both, twice = _wrapped_halves(x)
+        return both.sum(1, keepdim=True) + twice
+
+
+def test_functions_wrapped_as_leaves_are_traced_time_and_again() -> None:
+    first, second = trace(Wrapped(), [IMAGE]), trace(Wrapped(), [IMAGE])
+    same(Wrapped(), first)
+    assert "_wrapped_halves" not in first.text()
+    assert first.text() == second.text()
