@@ -13,12 +13,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.channels import Binding, ChannelGraph, Group, Keep, Layer, Pin, TensorInfo, Units, ValueAxis
-from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, through, varying
-from pagcp_ir.pointwise import elementwise
+from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, spread, through, varying
 from pagcp_ir.program import Program
 from pagcp_ir.protect import pin_protected
-from pagcp_ir.rules import ADDS, KEPT_WHOLE, Op, op_of
-from pagcp_ir.site import Site
+from pagcp_ir.rules import ADDS, DIVIDES, KEPT_WHOLE, Op, op_of
+from pagcp_ir.site import Site, opaque
+from pagcp_ir.sizes import is_plain, sizes_read
 from pagcp_ir.text import op_name
 from pagcp_ir.values import fixed_macs
 
@@ -49,7 +49,18 @@ def _run(program: Program) -> tuple[Labels, dict[str, Tensor]]:
         env[node] = _node(program, node, labels, env, modules, names)
         if isinstance(env[node], Tensor):
             values[node.name] = env[node]
+    for node, value in env.items():
+        if isinstance(value, Ref) and (held := _labels_of(value, labels)) is not None:
+            values[node.name] = held
     return labels, values
+
+
+def _labels_of(ref: Ref, labels: Labels) -> Tensor | None:
+    """The labels of a parameter that is read as a value, once it is known to what it is bound."""
+    if ref.name in labels.whole:
+        return labels.whole[ref.name]
+    bound = [dim for name, dim in labels.axes if name == ref.name]
+    return spread(labels.axes[ref.name, bound[0]], bound[0], tuple(ref.shape)) if len(bound) == 1 else None
 
 
 def _node(
@@ -69,26 +80,60 @@ def _node(
         _pin_outputs(labels, node.args[0], args[0])
         return None
     if not any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta["value"])):
+        if not is_plain(node.meta["value"]):  # an object of the user's: whatever it holds is out of sight
+            _pin_all(labels, (args, kwargs), f"is kept in `{labels.op}`, an object that is not a container")
         return node.meta["value"]  # sizes: nothing of them is a channel
     module = modules[str(node.target)] if node.op == "call_module" else None
     op, counted = op_of(node, modules), len(labels.layers)
     result = op.labels(Site(labels, node, args, kwargs, module, names))
-    if _is_clean(op, node, labels):
+    if op.labels is opaque:
+        _pin_widths_read(labels, node, env)
+    if _is_clean(op, node, labels, env):
         labels.clean.add(node.name)
     if len(labels.layers) == counted and op.labels in KEPT_WHOLE:
         _add_fixed_cost(labels, node, module)
     return result
 
 
-def _is_clean(op: Op, node: fx.Node, labels: Labels) -> bool:
+def _pin_all(labels: Labels, values: Any, reason: str) -> None:
+    for leaf in pytree.tree_leaves(values):
+        if isinstance(leaf, Ref):
+            labels.freeze(leaf, reason)
+        elif isinstance(leaf, Tensor):
+            labels.pin(leaf, reason)
+
+
+def _pin_widths_read(labels: Labels, node: fx.Node, env: Mapping[fx.Node, Any]) -> None:
+    """An op that is kept whole may do anything with a channel count that it is given: the count must not change."""
+    pending, seen = list(node.all_input_nodes), set[fx.Node]()
+    while pending:
+        source = pending.pop()
+        if source in seen or _holds_tensor(source):
+            continue
+        seen.add(source)
+        for tensor, dim in sizes_read(source):
+            value = env.get(tensor)
+            if isinstance(value, Tensor) and (dim is None or dim % value.ndim in varying(value)):
+                labels.pin(value, f"its size is read by `{labels.op}`")
+        pending.extend(source.all_input_nodes)
+
+
+def _is_clean(op: Op, node: fx.Node, labels: Labels, env: Mapping[fx.Node, Any]) -> bool:
     """Whether the value is 0 wherever the tensors of its producers are zeroed."""
     if op.zero in ("never", "always"):
         return op.zero == "always"
-    clean = [n.name in labels.clean or n.op == "get_attr" for n in node.all_input_nodes if _holds_tensor(n)]
-    numbers = any(isinstance(a, (int, float)) and a != 0 for a in node.args)
+    tensors = [n for n in node.all_input_nodes if _holds_tensor(n)]
+    clean = [n.name in labels.clean or _is_bound(env.get(n), labels) for n in tensors]
     if op.zero == "any":
         return any(clean)
-    return all(clean) and not (numbers and op.labels is elementwise and node.target in ADDS)
+    if node.target in DIVIDES:
+        return all(clean) and len(tensors) == 1 and node.args[:1] == (tensors[0],)
+    return all(clean) and not (node.target in ADDS and len(tensors) < 2)
+
+
+def _is_bound(value: Any, labels: Labels) -> bool:
+    """A parameter that is zeroed with the channels: one that is bound to them."""
+    return isinstance(value, Ref) and any(name == value.name for name, _ in labels.axes)
 
 
 def _holds_tensor(node: fx.Node) -> bool:
@@ -124,7 +169,7 @@ def _pin_outputs(labels: Labels, nodes: Any, outputs: Any) -> None:
 def _pin_lone(program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]) -> None:
     """A unit that the whole width of a value cannot go: nothing would be left of the value."""
     for node in program.module.graph.nodes:
-        value = values.get(node.name)
+        value = values.get(node.name) if node.op != "get_attr" else None
         if value is not None and not varying(through(value, roots)):
             labels.where = node.meta.get("where", "")
             labels.pin(value, f"the whole width of `{node.name}`")

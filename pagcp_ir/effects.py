@@ -30,7 +30,7 @@ def writes_in_place(node: fx.Node, module: Any = None) -> bool:
 
 def effects(module: fx.GraphModule) -> Callable[[fx.Node], bool]:
     """The test that dead code elimination needs: which nodes do something besides returning a value."""
-    modules = dict(module.named_modules())
+    modules = dict(module.named_modules(remove_duplicate=False))
 
     def impure(node: fx.Node) -> bool:
         if node.op in ("placeholder", "output"):

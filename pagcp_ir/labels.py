@@ -185,6 +185,10 @@ class Labels:
 
     def settle(self, values: Mapping[str, Tensor]) -> NDArray[np.int64]:
         """Enforce the one-axis law on all values: tie every one that varies on several axes; return the classes."""
+        for name, value in self.whole.items():
+            for (other, dim), vector in self.axes.items():
+                if other == name:
+                    self.tie(spread(vector, dim, tuple(value.shape)), value)
         pending = [v for v in [*values.values(), *self.whole.values()] if len(varying(v)) > 1]
         roots = self.roots()
         while pending:

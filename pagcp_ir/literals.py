@@ -205,8 +205,18 @@ def _new_positions(cutting: Cutting, source: ValueAxis, taken: Index) -> list[in
 
 
 def _as_index(positions: list[int]) -> Any:
+    if not positions:
+        return slice(0, 0)
     start, stop = positions[0], positions[-1] + 1
     return slice(start, stop) if positions == list(range(start, stop)) else positions
+
+
+def squeeze_dims(cutting: Cutting, node: fx.Node) -> None:
+    """`squeeze()` takes away every axis of size 1: those that had it, not one that the cut leaves with one channel."""
+    source: Any = node.args[0]
+    shape = source.meta["value"].shape
+    if len(node.args) == 1 and not node.kwargs:
+        node.args = (source, tuple(d for d, size in enumerate(shape) if size == 1))
 
 
 def narrow(cutting: Cutting, node: fx.Node) -> None:
@@ -216,6 +226,7 @@ def narrow(cutting: Cutting, node: fx.Node) -> None:
     if source is None or dim % node.args[0].meta["value"].ndim != source.axis:  # type: ignore[union-attr]
         return
     at, size = (v.meta["value"] if isinstance(v, fx.Node) else int(v) for v in (start, length))
+    at %= max(1, len(source.units))
     node.args = (node.args[0], dim, cutting.count(source, 0, at), cutting.count(source, at, at + size))
     node.kwargs = {}
 

@@ -160,6 +160,11 @@ def writes_through_a_view(site: Site) -> Any:
     return pinned(site, f"`{site.labels.op}` writes through a view")
 
 
+def hooked(site: Site) -> Any:
+    """Hooks (weight_norm of old, for one) may change tensors and results: the module is kept whole."""
+    return pinned(site, f"`{site.labels.op}` has hooks and is kept whole")
+
+
 def channel_shuffle(site: Site) -> Any:
     """view(g, c/g).transpose: keeps equal counts per part, so position j of every part is tied."""
     x = site.as_labels(site.arg(0, "input"))

@@ -5,6 +5,7 @@ Broadcast law: `[N, 1, H, W] * [N, C, H, W]` pins the size-1 side and ties nothi
 
 from __future__ import annotations
 
+import re
 from functools import reduce
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pagcp_ir.labels import Ref, compact, spread, tied_across, varying
-from pagcp_ir.site import Rule, Site, pinned
+from pagcp_ir.site import Rule, Site, opaque, pinned
 
 __all__ = ["elementwise", "glu", "normalised_along", "reduced_along", "resized", "unary"]
 
@@ -80,8 +81,12 @@ def _broadcasts(small: Tensor, large: Tensor) -> bool:
 
 def resized(site: Site) -> Any:
     """Pools, resizes and spatial pads: channels stay, the sizes after them change."""
-    x, shape = site.as_labels(site.arg(0, "input")), site.shape
-    changed = [d for d in range(x.ndim) if x.ndim != len(shape) or x.shape[d] != shape[d]]
+    x = site.as_labels(site.arg(0, "input"))
+    if not isinstance(site.value, Tensor):
+        return opaque(site)
+    shape, spatial = site.shape, re.search(r"([123])d", site.labels.op.split(": ")[-1])
+    first = x.ndim - int(spatial[1]) if spatial else 2
+    changed = [d for d in range(x.ndim) if d >= first or x.ndim != len(shape) or x.shape[d] != shape[d]]
     x, free = tied_across(site.labels, x, changed)
     if not free:
         return pinned(site, f"`{site.labels.op}` works along the channels")
@@ -89,8 +94,8 @@ def resized(site: Site) -> Any:
     return x[cut].expand(shape)
 
 
-def _dims(site: Site, index: int, name: str, ndim: int, default: Any) -> tuple[int, ...]:
-    dims = site.arg(index, name, default)
+def _dims(site: Site, index: int, ndim: int) -> tuple[int, ...]:
+    dims = site.arg(index, "dim", site.kwargs.get("axis"))
     if dims is None:
         return tuple(range(ndim))
     return tuple(d % ndim for d in (dims if isinstance(dims, (tuple, list)) else (dims,)))
@@ -98,10 +103,19 @@ def _dims(site: Site, index: int, name: str, ndim: int, default: Any) -> tuple[i
 
 def reduced_along(site: Site) -> Any:
     """mean, sum, max...: other axes keep their channels; a reduction over channels pins them."""
+    if isinstance(site.arg(1, "other", None), (Tensor, Ref)):  # torch.max(a, b)
+        return elementwise(site)
+    return _reduced(site, 1)
+
+
+def norm_along(site: Site) -> Any:
+    """`x.norm(p, dim)`: the axis is its second argument."""
+    return _reduced(site, 2)
+
+
+def _reduced(site: Site, index: int) -> Any:
     x = site.as_labels(site.arg(0, "input"))
-    dims = _dims(site, 1, "dim", x.ndim, None)
-    if not isinstance(site.arg(1, "dim", None), (int, tuple, list, type(None))):
-        return pinned(site, f"`{site.labels.op}` over an axis that is computed")
+    dims = _dims(site, index, x.ndim)
     x, free = tied_across(site.labels, x, dims)
     if not free:
         return pinned(site, f"`{site.labels.op}` runs over the channels")

@@ -51,7 +51,7 @@ class Reference(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, channels: ChannelGraph, keep: Keep) -> None:
         super().__init__(module)
         self.channels, self.keep, self.statistics = channels, keep, False
-        self.named = dict(module.named_modules())
+        self.named = dict(module.named_modules(remove_duplicate=False))
 
     def __call__(self, *inputs: Tensor) -> Any:
         return self.run(*inputs)

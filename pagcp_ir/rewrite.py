@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.channels import ChannelGraph, Keep, ValueAxis
 from pagcp_ir.effects import effects
 from pagcp_ir.literals import Cutting, Index, literal_where_wrong, output_sizes
 from pagcp_ir.program import Program
 from pagcp_ir.rules import op_of
+from pagcp_ir.sizes import sizes_read
 from pagcp_ir.values import propagate, shape_of
 from specs.diagnostics import GraphError
 
 __all__ = ["copy_with", "materialise"]
+
+
+_SHOULD_NOT = "protect the layers before it (model.protect), and report the network: this should not happen"
 
 
 def materialise(
@@ -31,11 +36,12 @@ def materialise(
     """
     replaced = _sliced(program, channels, keep, indices or {})
     module = copy_with(program.module, replaced)
-    modules = dict(module.named_modules())
+    modules = dict(module.named_modules(remove_duplicate=False))
     _burn_in_scalars(module, channels, keep)
-    per_channel = {layer.tensors[0] for layer in channels.layers if layer.per_channel}
-    for name, child in modules.items():
-        set_attributes(child, depthwise=f"{name}.weight" in per_channel)
+    calls = {layer.node for layer in channels.layers if layer.per_channel}
+    depthwise = {id(modules[str(n.target)]) for n in module.graph.nodes if n.op == "call_module" and n.name in calls}
+    for child in module.modules():
+        set_attributes(child, depthwise=id(child) in depthwise)
     layers = {layer.node: layer for layer in channels.layers}
     cutting = Cutting(channels.values, keep, modules, layers)
     for node in list(module.graph.nodes):
@@ -49,7 +55,11 @@ def materialise(
         if node.name in expected and op_of(node, modules).sizes is output_sizes:
             literal_where_wrong(node, expected[node.name])
 
-    propagate(module, [(v.shape, v.dtype) for v in _inputs(program)], settle_sizes)
+    try:
+        propagate(module, [(v.shape, v.dtype) for v in _inputs(program)], settle_sizes)
+    except RuntimeError as error:
+        told = str(error).splitlines()[0]
+        raise GraphError.one("G303", f"the cut network does not run: {told}", hint=_SHOULD_NOT) from error
     module.graph.eliminate_dead_code(effects(module))
     module.recompile()
     _check_shapes(module, expected)
@@ -106,40 +116,71 @@ def set_attributes(module: nn.Module, depthwise: bool) -> None:
 
 
 def _burn_in_scalars(module: fx.GraphModule, channels: ChannelGraph, keep: Keep) -> None:
-    """A channel count used as a value, not as a size, keeps its original number."""
-    widths = {name: v for name, v in channels.values.items() if not keep[v.units].all()}
-    tainted: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        value = node.meta.get("value")
-        if not isinstance(value, (int, float, torch.Size, tuple)) or node.op == "output":
-            continue
-        if _reads_width(node, widths) or any(n in tainted for n in node.all_input_nodes):
-            tainted.add(node)
-    for node in module.graph.nodes:
-        if isinstance(node.meta.get("value"), Tensor) and op_of(node, dict(module.named_modules())).is_value:
+    """A channel count used as a value, not as a size, keeps its original number; other sizes stay as they are."""
+    cut = {name: v for name, v in channels.values.items() if not keep[v.units].all()}
+    modules = dict(module.named_modules(remove_duplicate=False))
+    burn = _Burn(module.graph, cut, keep)
+    for node in list(module.graph.nodes):
+        if isinstance(node.meta.get("value"), Tensor) and node.op != "output" and op_of(node, modules).is_value:
             for source in node.all_input_nodes:
-                if source in tainted:
-                    node.replace_input_with(source, source.meta["value"])
+                if burn.reads_width(source):
+                    node.replace_input_with(source, burn.original(source))
     module.graph.eliminate_dead_code(effects(module))
 
 
-def _reads_width(node: fx.Node, widths: Mapping[str, Any]) -> bool:
-    """`x.size(1)`, or an element of `x.shape`, along the axis that is cut."""
-    if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
-        return _is_cut_axis(node.args[0], node.args[1], widths)
-    if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem":
-        shape = node.args[0]
-        if isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:2] == ("shape",)):
-            return _is_cut_axis(shape.args[0], node.args[1], widths)
-    return node.op == "call_method" and node.target in ("numel", "nelement")
+class _Burn:
+    """Rebuilds scalar expressions with the original channel counts in place of those after the cut."""
+
+    def __init__(self, graph: fx.Graph, cut: Mapping[str, ValueAxis], keep: Keep) -> None:
+        self.graph, self.cut, self.keep = graph, cut, keep
+        self.made: dict[fx.Node, Any] = {}
+
+    def width(self, node: fx.Node) -> ValueAxis | None:
+        """The channel axis whose size this node reads, None where it reads none that is cut."""
+        for tensor, dim in sizes_read(node):
+            value = self.cut.get(tensor.name)
+            if value is not None and (dim is None or dim % tensor.meta["value"].ndim == value.axis):
+                return value
+        return None
+
+    def reads_width(self, node: fx.Node) -> bool:
+        """Whether this number depends on a channel count that changes."""
+        if isinstance(node.meta.get("value"), Tensor):
+            return False
+        return self.width(node) is not None or any(self.reads_width(n) for n in node.all_input_nodes)
+
+    def original(self, node: fx.Node) -> Any:
+        """The number that the node had before the cut, as a constant or as nodes."""
+        if node not in self.made:
+            self.made[node] = self._original(node)
+        return self.made[node]
+
+    def _original(self, node: fx.Node) -> Any:
+        if not self.reads_width(node):
+            return node
+        if not any(self._is_free(n) for n in _leaves(node)):
+            return node.meta["value"]  # nothing but channel counts in it: a constant
+        value = self.width(node)
+        with self.graph.inserting_after(node):
+            if value is None:
+                new = self.graph.node_copy(node, self.original)
+            else:  # the size after the cut, times original / kept
+                scaled = self.graph.call_function(operator.mul, (node, len(value.units)))
+                with self.graph.inserting_after(scaled):
+                    new = self.graph.call_function(operator.floordiv, (scaled, int(self.keep[value.units].sum())))
+        return new
+
+    def _is_free(self, leaf: fx.Node) -> bool:
+        """Whether a size that is read may differ from call to call: any but a plain channel count."""
+        value = self.width(leaf)
+        return value is None or len(set(value.units.tolist())) != len(value.units) or sizes_read(leaf)[0][1] is None
 
 
-def _is_cut_axis(tensor: Any, dim: Any, widths: Mapping[str, Any]) -> bool:
-    if not isinstance(tensor, fx.Node) or tensor.name not in widths:
-        return False
-    if isinstance(dim, int):
-        return bool(dim % tensor.meta["value"].ndim == widths[tensor.name].axis)
-    return True
+def _leaves(node: fx.Node) -> list[fx.Node]:
+    """The sizes that a scalar expression is made of."""
+    if sizes_read(node) or not node.all_input_nodes:
+        return [node]
+    return [leaf for n in node.all_input_nodes for leaf in _leaves(n)]
 
 
 def _inputs(program: Program) -> list[Tensor]:
@@ -168,5 +209,5 @@ def _check_shapes(module: fx.GraphModule, expected: Mapping[str, tuple[int, ...]
                 "G303",
                 f"`{node.name}` would have shape {list(got or ())} after the cut, its channels ask for {list(wanted)}",
                 where=node.meta.get("where", ""),
-                hint="protect the layers before it (model.protect), and report the network: this should not happen",
+                hint=_SHOULD_NOT,
             )

@@ -25,7 +25,7 @@ from pagcp_ir.effects import writes_in_place
 from pagcp_ir.literals import Resize
 from pagcp_ir.site import Rule, opaque
 
-__all__ = ["ADDS", "FUNCTIONS", "KEPT_WHOLE", "METHODS", "MODULES", "Op", "op_of"]
+__all__ = ["ADDS", "DIVIDES", "FUNCTIONS", "KEPT_WHOLE", "METHODS", "MODULES", "Op", "op_of"]
 
 Zero = Literal["never", "any", "all", "always"]
 
@@ -48,6 +48,7 @@ class Op:
 
 OPAQUE = Op(opaque)
 WRITES_THROUGH = Op(mv.writes_through_a_view)
+HOOKED = Op(mv.hooked)
 Table = dict[str, Op]
 
 # Names are those of torch.nn for modules. Elsewhere a bare name is a method and the function torch.<name>, where there
@@ -88,7 +89,7 @@ _CALLS: Table = {
     "F.linear": Op(pr.functional_linear, zero="always"),
     "F.batch_norm": Op(pr.functional_batch_norm, zero="all"),
     "F.layer_norm": Op(nm.functional_layer_norm, lit.normalized_shape, zero="all", statistics=True),
-    "F.group_norm": Op(nm.functional_group_norm, lit.norm_groups, zero="all", statistics=True),
+    "F.group_norm": Op(nm.functional_group_norm, lit.norm_groups, is_value=True, zero="all", statistics=True),
     "F.local_response_norm": Op(nm.local_response_norm),
     "relu relu_ tanh tanh_ abs absolute neg negative sqrt square sin tan erf sign floor ceil round trunc expm1 log1p "
     "contiguous clone detach to float double half bfloat16 type type_as cpu requires_grad_ nan_to_num F.relu F.relu_ "
@@ -96,13 +97,14 @@ _CALLS: Table = {
     "F.dropout F.dropout2d F.tanhshrink F.softshrink F.hardshrink operator.neg operator.pos operator.abs": Op(
         pw.unary, is_value=True, zero="all"
     ),
-    "sigmoid sigmoid_ exp log log2 log10 rsqrt reciprocal frac cos clamp clamp_ clamp_min clamp_max clip isnan isinf "
+    "sigmoid sigmoid_ exp log log2 log10 rsqrt reciprocal frac cos isnan isinf "
     "isfinite logical_not F.sigmoid F.hardsigmoid F.softplus F.logsigmoid F.hardtanh F.threshold": Op(
         pw.unary, is_value=True
     ),
     "mul mul_ multiply operator.mul operator.imul": Op(pw.elementwise, is_value=True, zero="any"),
     "add add_ sub sub_ subtract maximum minimum div div_ divide true_divide operator.add operator.sub operator.iadd "
     "operator.isub operator.truediv operator.itruediv": Op(pw.elementwise, is_value=True, zero="all"),
+    "clamp clamp_ clamp_min clamp_max clip "
     "pow remainder fmod where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor atan2 "
     "masked_fill operator.floordiv operator.pow operator.mod operator.ifloordiv operator.ipow operator.imod "
     "operator.eq operator.ne operator.lt operator.le operator.gt operator.ge operator.and_ operator.or_ operator.xor "
@@ -110,14 +112,16 @@ _CALLS: Table = {
     "F.max_pool1d F.max_pool2d F.max_pool3d F.avg_pool1d F.avg_pool2d F.avg_pool3d F.adaptive_avg_pool1d "
     "F.adaptive_avg_pool2d F.adaptive_avg_pool3d F.lp_pool2d F.adaptive_max_pool1d F.adaptive_max_pool2d "
     "F.interpolate F.upsample": Op(pw.resized, zero="all"),
-    "mean sum amax amin prod std var norm logsumexp max min argmax argmin all any median": Op(pw.reduced_along),
+    "norm": Op(pw.norm_along),
+    "mean sum amax amin prod std var logsumexp max min argmax argmin all any median": Op(pw.reduced_along),
     "softmax log_softmax F.softmax F.log_softmax F.softmin cumsum cumprod": Op(pw.normalised_along(1)),
     "F.normalize": Op(pw.normalised_along(2, default=1)),
     "F.glu": Op(pw.glu, zero="all"),
     "view reshape expand unflatten": Op(mv.mover, lit.output_sizes, zero="all"),
-    "flatten permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze flip repeat tile "
+    "flatten permute transpose t swapaxes swapdims movedim moveaxis unsqueeze flip repeat tile "
     "repeat_interleave expand_as view_as reshape_as ravel cat concat concatenate stack pixel_shuffle pixel_unshuffle "
     "F.pixel_shuffle F.pixel_unshuffle": Op(mv.mover, zero="all"),
+    "squeeze": Op(mv.mover, lit.squeeze_dims, zero="all"),
     "chunk split split_with_sizes tensor_split": Op(mv.mover, lit.split_sizes, zero="all"),
     "operator.getitem": Op(mv.getitem, lit.getitem, zero="all"),
     "narrow": Op(mv.mover, lit.narrow, zero="all"),
@@ -128,7 +132,7 @@ _CALLS: Table = {
     "channel_shuffle F.channel_shuffle": Op(mv.channel_shuffle, zero="all"),
     "matmul bmm operator.matmul": Op(ct.matmul, zero="any"),
     "einsum": Op(ct.einsum, zero="any"),
-    "F.scaled_dot_product_attention": Op(ct.attention, lit.attention_scale),
+    "F.scaled_dot_product_attention": Op(ct.attention, lit.attention_scale, is_value=True),
     "F.multi_head_attention_forward": Op(pr.multihead),
 }
 
@@ -148,6 +152,9 @@ def _functions(name: str) -> Iterable[Any]:
 ADDS = frozenset({"add", "add_", "sub", "sub_", torch.add, torch.sub, operator.add, operator.sub, operator.iadd})
 """Adding a number other than 0 to what is 0 does not leave 0."""
 
+DIVIDES = frozenset({"div", "div_", "divide", "true_divide", torch.div, torch.true_divide, operator.truediv})
+"""0 divided by a number is 0; by a tensor that is zeroed as well it is not."""
+
 KEPT_WHOLE = frozenset({opaque, pr.multihead, pr.recurrent, ct.matmul, ct.einsum, ct.attention})
 """Rules after which a call without a layer of its own still costs what it costs."""
 
@@ -158,35 +165,45 @@ FUNCTIONS: Mapping[Any, Op] = {f: op for name, op in _rows(_CALLS) for f in _fun
 
 def op_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Op:
     """The entry of the table for this call, or the opaque default."""
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
     if "opaque" in node.meta:
         return OPAQUE
+    if module is not None and (module._forward_pre_hooks or module._forward_hooks):
+        return HOOKED
     if _writes_through_a_view(node, modules):
         return WRITES_THROUGH
-    if node.op == "call_module":
-        return MODULES.get(type(modules[str(node.target)]), OPAQUE)
+    return _entry(node, module)
+
+
+def _entry(node: fx.Node, module: nn.Module | None) -> Op:
+    if module is not None:
+        return MODULES.get(type(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
     return FUNCTIONS.get(node.target, OPAQUE)
 
 
-_VIEWS = frozenset({mv.mover, mv.getitem, mv.select, mv.unbind})
+_VIEWS = frozenset({mv.mover, mv.getitem, mv.select, mv.unbind, mv.rolled})
+_ALIASES = frozenset({"contiguous", "to", "float", "double", "type", "type_as", "cpu", "detach", "requires_grad_"})
+
+
+def _may_alias(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the call may return memory of its argument."""
+    if not node.op.startswith("call_"):
+        return False
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    same = isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)) or str(node.target) in _ALIASES
+    return same or _entry(node, module).labels in _VIEWS
 
 
 def _writes_through_a_view(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """An in-place op on what a mover returned may change the tensor that was moved as well."""
+    """An in-place op on what shares memory with something else: a cut could turn the view into a copy."""
     target = node.args[0] if node.args else None
-    if not isinstance(target, fx.Node) or not target.op.startswith("call_"):
+    if not isinstance(target, fx.Node) or not writes_in_place(node, modules.get(str(node.target))):
         return False
-    if not writes_in_place(node, modules.get(str(node.target))):
-        return False
-    return any(len(n.users) > 1 for n in _sources(target, modules))
-
-
-def _sources(node: fx.Node, modules: Mapping[str, nn.Module]) -> Iterable[fx.Node]:
-    """The values that a view may share memory with: what it was made of, step by step."""
-    while node.op.startswith("call_") and op_of(node, modules).labels in _VIEWS:
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node):
-            return
-        yield source
-        node = source
+    shared = [target]
+    while _may_alias(shared[-1], modules) and shared[-1].args and isinstance(shared[-1].args[0], fx.Node):
+        shared.append(shared[-1].args[0])
+    if any(len(n.users) > 1 for n in shared[1:]):
+        return True
+    return any(user is not node and _may_alias(user, modules) for user in target.users)

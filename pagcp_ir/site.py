@@ -71,6 +71,10 @@ def pinned(site: Site, reason: str) -> Any:
             site.labels.freeze(operand, reason)
         else:
             site.labels.pin(operand, reason)
+    if site.module is not None:
+        for tensor in (*site.module.parameters(), *site.module.buffers()):
+            if id(tensor) in site.names:
+                site.labels.freeze(Ref(site.names[id(tensor)], tensor), reason)
 
     def fix(value: Any) -> Any:
         return site.labels.fixed(tuple(value.shape), reason) if isinstance(value, Tensor) else value
