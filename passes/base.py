@@ -88,8 +88,10 @@ class Context:
         self.progress(kind, fields)
 
     def need_oracle(self, name: str) -> Oracle:
-        """The oracle. DataError D709 when there are no tasks or data for one."""
+        """The oracle. DataError D709 when there are no tasks or data for one, or no calibration split."""
         if self.oracle is None:
+            if self.tasks and self.data is not None:
+                self.data["calibration"]  # says what the factory returned instead
             raise DataError.one("D709", f"{name} measures the tasks' losses: the spec needs tasks and data")
         return self.oracle
 

@@ -168,9 +168,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits that the spec's factory gave, by name."""
+    """The splits that the spec's factory gave, by name. `factory`, `where`: its name and line, for errors."""
 
     given: Mapping[str, Split]
+    factory: str = "the data factory"
+    where: str = ""
 
     def __contains__(self, name: SplitName) -> bool:
         return name in self.given
@@ -178,7 +180,8 @@ class Splits:
     def __getitem__(self, name: SplitName) -> Split:
         """The split. DataError D709 when the factory did not give it."""
         if name not in self.given:
-            raise DataError.one("D709", f"the data factory gives no {name!r} split: {', '.join(self.given)}")
+            message = f"{self.factory} returned no {name!r} split; it returned {', '.join(self.given) or 'none'}"
+            raise DataError.one("D709", message, self.where)
         return self.given[name]
 
     @property
@@ -225,7 +228,7 @@ def load_splits(spec: Spec, device: torch.device) -> Splits:
     splits = {name: _split(replace(plain, name=name), source, where) for name, source in made.items()}
     if "calibration" in splits:
         splits["calibration"] = splits["calibration"].sample(spec.data.calibration.samples)
-    return Splits(splits)
+    return Splits(splits, spec.data.factory, where)
 
 
 def _split(plain: Split, source: Dataset[Any] | DataLoader[Any], where: str) -> Split:

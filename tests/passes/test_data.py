@@ -172,13 +172,15 @@ CPU = torch.device("cpu")
 
 def test_the_specs_factory(spec):
     before = torch.get_rng_state()
-    splits = load_splits(spec("return {'train': numbers(9), 'calibration': numbers(9), 'validation': numbers(3)}"), CPU)
+    given = spec("return {'train': numbers(9), 'calibration': numbers(9), 'validation': numbers(3)}")
+    splits = load_splits(given, CPU)
     assert torch.equal(torch.get_rng_state(), before)
     assert [b.size for b in splits["calibration"].cached()] == [5]
     assert [b.size for b in splits["train"].cached()] == [4, 5]
     assert splits.judge == (splits["validation"], "validation")
     assert failure(lambda: splits["test"]) == (
-        "error[D709]: the data factory gives no 'test' split: train, calibration, validation"
+        f"{given.where('data.factory')}  error[D709]: {given.data.factory} returned no 'test' split; "
+        "it returned train, calibration, validation"
     )
 
 

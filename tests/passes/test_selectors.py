@@ -7,6 +7,7 @@ import pytest
 
 from pagcp_ir.cost import costs
 from passes.base import meets, run_passes
+from passes.data import Splits
 from passes.journal import Journal, read_journal
 from passes.pagcp import NetworkSpace, Pagcp
 from passes.published import worst_rise
@@ -146,3 +147,13 @@ def test_without_tasks_pagcp_says_so(case):
     with pytest.raises(DataError) as caught:
         pagcp(case, replace(case.ctx, oracle=None))
     assert str(caught.value) == "error[D709]: pagcp measures the tasks' losses: the spec needs tasks and data"
+
+
+def test_without_calibration_it_says_what_the_factory_returned(case):
+    given = {name: case.ctx.data[name] for name in ("train", "validation")}
+    data = Splits(given, "net:datasets", "net.yaml:9:3")
+    with pytest.raises(DataError) as caught:
+        pagcp(case, replace(case.ctx, oracle=None, data=data))
+    assert str(caught.value) == (
+        "net.yaml:9:3  error[D709]: net:datasets returned no 'calibration' split; it returned train, validation"
+    )
