@@ -68,7 +68,7 @@ class _Live:
 
     def __call__(self, kind: str, fields: Mapping[str, Any], /) -> None:
         sentence = _sentence(kind, fields)
-        if kind in ("pass_end", "warning"):
+        if kind in ("pass_end", "kept", "warning"):
             self._live.console.print(Text(sentence, style="yellow" if kind == "warning" else ""))
         else:
             self._spinner.update(text=Text(sentence, overflow="ellipsis", no_wrap=True))
@@ -84,8 +84,11 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "evaluation":
         return _evaluation(fields)
     if kind == "epoch":
-        shown = (f"{key} {_shown(item)}" for key, item in fields.items() if key not in ("seconds", "number", "epoch"))
-        return f"epoch {fields.get('epoch', fields.get('number', ''))}: {', '.join(shown)}"
+        mark = ", best so far" if fields["best"] else ""
+        return f"epoch {fields['epoch']}: {_shown(fields['losses'])}, score {_shown(fields['score'])}{mark}"
+    if kind == "kept":
+        epoch = fields["epoch"]
+        return f"kept epoch {epoch}" if epoch else "kept the network as it was before fine-tuning"
     if kind == "warning":
         return f"warning: {fields.get('message', '')}"
     return ""

@@ -3,7 +3,8 @@
 loss = sum_t w_t * (L_t + distill * D_t), D_t measured against the ORIGINAL network's output: the KL divergence of the
 softmax for cross_entropy tasks, else the mean squared error. The learning rate warms up linearly over the first
 WARMUP of all steps, then follows a cosine to zero. The epoch that is best on validation is kept, epoch 0 being the
-network as it came: fine-tuning never makes it worse there.
+network as it came: fine-tuning never makes it worse there. Best is the largest worst margin to the guarantees, and
+among equals, or without guarantees, the lowest weighted loss.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Finetune:
         data = ctx.need_data(self.name)
         program = replace(state.program, module=state.program.copy())
         judge = _Judge(ctx, data)
-        best = judge.score(program), copy.deepcopy(program.module.state_dict())
+        kept, best = 0, judge.score(program)
+        weights = copy.deepcopy(program.module.state_dict())
         with borrowed_rng(ctx.seed):
             trainer = _Trainer(self.options, program.module, ctx, data)
             stale = 0
@@ -55,15 +57,16 @@ class Finetune:
                 began = time.perf_counter()
                 losses = trainer.epoch(epoch)
                 score = judge.score(program)
-                better = score > best[0]
+                better = score > best
                 if better:
-                    best = score, copy.deepcopy(program.module.state_dict())
+                    kept, best, weights = epoch, score, copy.deepcopy(program.module.state_dict())
                 stale = 0 if better else stale + 1
                 seconds = round(time.perf_counter() - began, 3)
-                ctx.note("epoch", epoch=epoch, losses=losses, score=score, best=better, seconds=seconds)
+                ctx.note("epoch", epoch=epoch, losses=losses, score=score[0], best=better, seconds=seconds)
                 if self.options.patience is not None and stale >= self.options.patience:
                     break
-        program.module.load_state_dict(best[1])
+        ctx.note("kept", epoch=kept)
+        program.module.load_state_dict(weights)
         program.module.zero_grad(set_to_none=True)
         program.module.eval()
         return replace(state, program=program)
@@ -78,7 +81,10 @@ def rate(step: int, steps: int) -> float:
 
 
 class _Judge:
-    """Scores a program on validation: the worst margin to the guarantees, or else minus the weighted loss."""
+    """Scores a program on validation: the worst margin to the guarantees, then minus the weighted loss.
+
+    A margin saturates, as that of an accuracy of 1 does: the loss tells apart what it cannot.
+    """
 
     def __init__(self, ctx: Context, data: Splits) -> None:
         self._tasks, self._split = ctx.tasks, data["validation"]
@@ -87,14 +93,14 @@ class _Judge:
         if self._guaranteed and ctx.original is not None:
             self._dense = measure(ctx.original, self._guaranteed, self._split)
 
-    def score(self, program: Program) -> float:
-        """Higher is better; the module is in eval mode afterwards."""
+    def score(self, program: Program) -> tuple[float, ...]:
+        """Higher is better, the first number first; the module is in eval mode afterwards."""
         program.module.eval()
+        found = [-float(weighted(self._tasks, mean_losses(program, self._tasks, self._split)))]
         if self._dense:
-            found = worst_margin(self._guaranteed, self._dense, measure(program, self._guaranteed, self._split))
-        else:
-            found = -float(weighted(self._tasks, mean_losses(program, self._tasks, self._split)))
-        return found if math.isfinite(found) else -math.inf
+            margin = worst_margin(self._guaranteed, self._dense, measure(program, self._guaranteed, self._split))
+            found = [margin, *found]
+        return tuple(number if math.isfinite(number) else -math.inf for number in found)
 
 
 class _Trainer:

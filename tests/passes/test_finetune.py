@@ -111,10 +111,11 @@ def test_patience_ends_it_and_epochs_are_journaled(case, tmp_path):
     with Journal(tmp_path / "journal.jsonl") as journal:
         ctx = replace(case.ctx, journal=journal)
         finetune(epochs=9, optimizer="sgd", lr=1e-12, patience=2).run(case.state, ctx)
-    epochs = read_journal(tmp_path / "journal.jsonl")
+    *epochs, kept = read_journal(tmp_path / "journal.jsonl")
     assert 2 <= len(epochs) < 9
     assert [e["epoch"] for e in epochs] == list(range(1, len(epochs) + 1))
     assert set(epochs[0]["losses"]) == {"label", "map"}
+    assert kept == {"kind": "kept", "epoch": max((e["epoch"] for e in epochs if e["best"]), default=0)}
 
 
 def test_the_rate_warms_up_and_follows_a_cosine_to_zero():
@@ -167,6 +168,15 @@ def test_the_best_epoch_is_that_of_the_worst_margin(case):
     after = finetune(epochs=3, lr=0.02).run(state, ctx)
     margins = [worst_margin([task], dense, measure(p, [task], split)) for p in (state.program, after.program)]
     assert margins[1] > margins[0]
+
+
+def test_equal_margins_are_told_apart_by_the_loss(case):
+    task = replace(guaranteed(0.5), metric=lambda device: Whole(lambda output, target: 1.0))
+    ctx = replace(case.ctx, tasks=(task,), original=case.state.program)
+    state, split = cut(case), case.ctx.data["validation"]
+    after = finetune(epochs=3, lr=0.02).run(state, ctx)
+    losses = [mean_losses(p, [task], split)["map"] for p in (state.program, after.program)]
+    assert losses[1] < losses[0]
 
 
 @pytest.mark.parametrize(
