@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,14 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
 
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch errors of any type
+    except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
+        hint = "only tensors are read: save model.state_dict(), not the model"
+        raise TraceError.one(
+            "T204", f"cannot read {path.name}: it holds something other than tensors", where, hint
+        ) from error
+    except Exception as error:  # zip and torch errors of any type
         told = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        hint = "only tensors are read: save model.state_dict(), not the model" if path.suffix != ".safetensors" else ""
-        raise TraceError.one("T204", f"cannot read {path.name}: {told}", where, hint) from error
+        raise TraceError.one("T204", f"cannot read {path.name}: {told}", where) from error
     return _state_dict(found, path, where)
 
 
@@ -62,7 +67,9 @@ def _state_dict(found: Any, path: Path, where: str) -> dict[str, Tensor]:
     for key in _NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    ):
         message = f"{path.name} holds no state dict"
         raise TraceError.one("T204", message, where, "save model.state_dict(), alone or under 'state_dict'")
     return dict(found)

@@ -98,10 +98,17 @@ def test_a_whole_model_is_no_state_dict(tmp_path: Path) -> None:
         "net.yaml:3:5  error[T204]: w.pt holds no state dict\n"
         "  hint: save model.state_dict(), alone or under 'state_dict'"
     )
-    assert "only tensors are read" in refused(tmp_path, nn.Linear(1, 1))
+    assert refused(tmp_path, nn.Linear(1, 1)) == (
+        "net.yaml:3:5  error[T204]: cannot read w.pt: it holds something other than tensors\n"
+        "  hint: only tensors are read: save model.state_dict(), not the model"
+    )
+    assert "holds no state dict" in refused(tmp_path, {1: torch.zeros(1)})
 
 
 def test_garbage(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"not tensors")
+    with pytest.raises(TraceError, match=r"T204.*w\.pt"):
+        load_weights(Net(), tmp_path / "w.pt")
     (tmp_path / "w.safetensors").write_bytes(b"not tensors")
     with pytest.raises(TraceError, match=r"T204.*cannot read w\.safetensors"):
         load_weights(Net(), tmp_path / "w.safetensors")
