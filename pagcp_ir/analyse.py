@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -16,7 +17,7 @@ from pagcp_ir.channels import Binding, ChannelGraph, Group, Keep, Layer, Pin, Te
 from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, spread, through, varying
 from pagcp_ir.program import Program
 from pagcp_ir.protect import pin_protected
-from pagcp_ir.rules import ADDS, DIVIDES, KEPT_WHOLE, Op, op_of
+from pagcp_ir.rules import ADDS, DIVIDES, KEPT_WHOLE, WRITES_THROUGH, Op, op_of, shared_memory
 from pagcp_ir.site import Site, opaque
 from pagcp_ir.sizes import is_plain, sizes_read
 from pagcp_ir.text import op_name
@@ -33,6 +34,7 @@ def analyse(program: Program, protect: Sequence[str] = ()) -> ChannelGraph:
     labels, values = _run(program)
     pin_protected(labels, protect)
     roots = labels.settle(values)
+    _pin_divisors(labels, roots)
     _pin_lone(program, labels, values, roots)
     return _graph(program, labels, values, roots)
 
@@ -86,8 +88,13 @@ def _node(
     module = modules[str(node.target)] if node.op == "call_module" else None
     op, counted = op_of(node, modules), len(labels.layers)
     result = op.labels(Site(labels, node, args, kwargs, module, names))
+    if op is WRITES_THROUGH and isinstance(node.args[0], fx.Node):
+        shared = [env.get(n) for n in shared_memory(node.args[0], modules)]
+        _pin_all(labels, shared, f"`{labels.op}` writes through a view")
     if op.labels is opaque:
         _pin_widths_read(labels, node, env)
+    if node.target in DIVIDES and len(args) > 1 and isinstance(args[1], Tensor):
+        labels.divisors.append(args[1])
     if _is_clean(op, node, labels, env):
         labels.clean.add(node.name)
     if len(labels.layers) == counted and op.labels in KEPT_WHOLE:
@@ -164,6 +171,16 @@ def _pin_outputs(labels: Labels, nodes: Any, outputs: Any) -> None:
             labels.where = source.meta.get("where", "") if isinstance(source, fx.Node) else ""
             name = pytree.keystr(path).replace("['", "").replace("']", "")
             labels.pin(leaf, f"graph output `{name}`" if name else "graph output")
+
+
+def _pin_divisors(labels: Labels, roots: NDArray[np.int64]) -> None:
+    """Zeroing the producer of a unit proves nothing where something is divided by that unit."""
+    divided = {int(c) for v in labels.divisors for c in np.unique(through(v, roots).numpy())}
+    for vector in labels.contracted:
+        hit = torch.from_numpy(np.isin(through(vector, roots).numpy(), list(divided)))
+        if bool(hit.any()):
+            labels.where = ""
+            labels.pin(vector[hit], "is summed in products and divided by")
 
 
 def _pin_lone(program: Program, labels: Labels, values: Mapping[str, Tensor], roots: NDArray[np.int64]) -> None:

@@ -160,7 +160,7 @@ def _even(total: int, size: int) -> list[int]:
 def getitem(cutting: Cutting, node: fx.Node) -> None:
     """Slices along the channel axis: new bounds, or the list of positions where no slice says it."""
     source, index = cutting.axis(node.args[0]), node.args[1]
-    if source is None:
+    if source is None or cutting.survivors(source).all():
         return
     items = list(index) if isinstance(index, tuple) else [index]
     place = _item_at(items, source.axis, node.args[0].meta["value"].ndim)  # type: ignore[union-attr]

@@ -25,7 +25,18 @@ from pagcp_ir.effects import writes_in_place
 from pagcp_ir.literals import Resize
 from pagcp_ir.site import Rule, opaque
 
-__all__ = ["ADDS", "DIVIDES", "FUNCTIONS", "KEPT_WHOLE", "METHODS", "MODULES", "Op", "op_of"]
+__all__ = [
+    "ADDS",
+    "DIVIDES",
+    "FUNCTIONS",
+    "KEPT_WHOLE",
+    "METHODS",
+    "MODULES",
+    "WRITES_THROUGH",
+    "Op",
+    "op_of",
+    "shared_memory",
+]
 
 Zero = Literal["never", "any", "all", "always"]
 
@@ -201,9 +212,14 @@ def _writes_through_a_view(node: fx.Node, modules: Mapping[str, nn.Module]) -> b
     target = node.args[0] if node.args else None
     if not isinstance(target, fx.Node) or not writes_in_place(node, modules.get(str(node.target))):
         return False
-    shared = [target]
-    while _may_alias(shared[-1], modules) and shared[-1].args and isinstance(shared[-1].args[0], fx.Node):
-        shared.append(shared[-1].args[0])
-    if any(len(n.users) > 1 for n in shared[1:]):
+    if any(len(n.users) > 1 for n in shared_memory(target, modules)[1:]):
         return True
     return any(user is not node and _may_alias(user, modules) for user in target.users)
+
+
+def shared_memory(node: fx.Node, modules: Mapping[str, nn.Module]) -> list[fx.Node]:
+    """The value and what it may be a view of, step by step."""
+    shared = [node]
+    while _may_alias(shared[-1], modules) and shared[-1].args and isinstance(shared[-1].args[0], fx.Node):
+        shared.append(shared[-1].args[0])
+    return shared
