@@ -28,6 +28,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 DOUBLE_LIMIT = 100_000_000
 """Networks with more parameters than this are compared in their own precision."""
 BATCHES = (2, 3)
+Size = tuple[int, int]
 SHIFTS = 8
 """At most this many groups are probed with a shifted index."""
 
@@ -81,6 +82,10 @@ def _verify(
         worst = max(worst, error)
         if not error <= tolerance:
             return Verification("wrong", error, tolerance, f"outputs differ at batch {batch}")
+    error = _at_another_size(reference, rewritten, batches[0])
+    worst = max(worst, error)
+    if not error <= tolerance:
+        return Verification("wrong", error, tolerance, "outputs differ at another image size")
     blind = _blind(reference, batches[0], tolerance)
     if blind:
         return Verification("unverifiable", worst, tolerance, blind)
@@ -110,15 +115,17 @@ def _precision(program: Program) -> torch.dtype:
     return torch.float64 if count <= DOUBLE_LIMIT else torch.float32
 
 
-def _outputs(module: fx.GraphModule, program: Program, dtype: torch.dtype, batch: int) -> list[Tensor]:
+def _outputs(
+    module: fx.GraphModule, program: Program, dtype: torch.dtype, batch: int, size: Size | None = None
+) -> list[Tensor]:
     """The floating point outputs of a copy in that precision."""
     made = copy_with(module, _converted(module, dtype))
     with torch.no_grad():
-        return _floats(made(*_inputs(program, dtype, batch)))
+        return _floats(made(*_inputs(program, dtype, batch, size)))
 
 
-def _inputs(program: Program, dtype: torch.dtype, batch: int) -> list[Tensor]:
-    return [x.to(dtype) if x.is_floating_point() else x for x in program.example_inputs(batch)]
+def _inputs(program: Program, dtype: torch.dtype, batch: int, size: Size | None = None) -> list[Tensor]:
+    return [x.to(dtype) if x.is_floating_point() else x for x in program.example_inputs(batch, size=size)]
 
 
 def _floats(outputs: Any) -> list[Tensor]:
@@ -174,9 +181,28 @@ class _Double:
     def statistics(self) -> bool:
         return self.interpreter.statistics
 
-    def outputs(self, batch: int) -> list[Tensor]:
+    def outputs(self, batch: int, size: Size | None = None) -> list[Tensor]:
         with torch.no_grad():
-            return _floats(self.interpreter(*_inputs(self.program, self.dtype, batch)))
+            return _floats(self.interpreter(*_inputs(self.program, self.dtype, batch, size)))
+
+
+def _at_another_size(reference: _Double, rewritten: Program, batch: int) -> float:
+    """The error at a second image size; 0 where the original does not run at another size."""
+    program = reference.program
+    if not all(len(spec.shape) == 4 for spec in program.inputs):
+        return 0.0
+    height, width = program.inputs[0].shape[2:]
+    size = (height + 32 * max(1, height // 64), width + 32 * max(1, width // 64))
+    try:
+        expected = reference.outputs(batch, size)
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return 0.0
+    if not all(bool(torch.isfinite(e).all()) for e in expected):
+        return 0.0
+    try:
+        return _distance(_outputs(rewritten.module, program, reference.dtype, batch, size), expected)
+    except RuntimeError:
+        return float("inf")
 
 
 def _blind(reference: _Double, batch: int, tolerance: float) -> str:
