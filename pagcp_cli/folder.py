@@ -14,7 +14,7 @@ from pathlib import Path
 
 from specs.diagnostics import SpecError
 
-__all__ = ["MARKS", "check_target", "staged"]
+__all__ = ["MARKS", "check_target", "staged", "writing"]
 
 MARKS = ("plan.json", "spec.lock.yaml")
 """A folder that holds these is a result of an earlier run."""
@@ -22,8 +22,25 @@ MARKS = ("plan.json", "spec.lock.yaml")
 _OURS = ("plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl", "report.html")
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell an OSError inside as SpecError S119: `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        told = "a part of that path is no folder" if blocked else error.strerror or str(error)
+        hint = "choose another place"
+        raise SpecError.one("S119", f"cannot write {path}: {told}", hint=hint) from error
+
+
 def check_target(out: Path, force: bool) -> None:
     """Refuse an `out` that must not be replaced. SpecError S119 says why and what to do."""
+    with writing(out):
+        _check_target(out, force)
+
+
+def _check_target(out: Path, force: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
@@ -47,11 +64,13 @@ def check_target(out: Path, force: bool) -> None:
 def staged(out: Path, force: bool) -> Iterator[Path]:
     """An empty folder beside `out` that takes its place when the block ends well, and is gone otherwise."""
     check_target(out, force)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         yield folder
-        _publish(folder, out, force)
+        with writing(out):
+            _publish(folder, out, force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

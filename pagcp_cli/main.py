@@ -113,12 +113,14 @@ def inspect(
         from specs.spec import load_spec
 
         read = load_spec(spec, overrides or ())
+        from pagcp_cli.folder import writing
         from pagcp_cli.inspection import inspect_spec
         from pagcp_cli.render import inspection_report
 
         found = inspect_spec(read)
         if plan is not None:
-            plan.write_text(found.plan.to_json(), encoding="utf-8")
+            with writing(plan):
+                plan.write_text(found.plan.to_json(), encoding="utf-8")
         _result(found.to_dict() if as_json else inspection_report(found))
 
 
@@ -140,9 +142,9 @@ def diff_command(
 
 
 @app.command()
-def schema() -> None:
+def schema(as_json: Annotated[bool, typer.Option("--json", help="the same: a schema is JSON")] = False) -> None:
     """Print the JSON Schema of specs, for editors that complete YAML."""
-    with _told(False):
+    with _told(as_json):
         from importlib.resources import files
 
         sys.stdout.write(files("specs").joinpath("spec.schema.json").read_text(encoding="utf-8"))

@@ -41,17 +41,17 @@ def resolve(name: str, folder: Path | None, where: str = "") -> Callable[..., An
 
 
 def call(function: Callable[..., Any], name: str, where: str = "", **arguments: Any) -> Any:
-    """`function(**arguments)`, its exception told as DataError D703 with the callable's name."""
+    """`function(**arguments)`, its exception, SystemExit too, told as DataError D703 with the callable's name."""
     try:
         return function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError.one("D703", f"{name} raised {_told(error)}", where) from error
 
 
 def _imported(module_name: str, name: str, where: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
         told = "there is no such module" if missing else f"importing it raised {_told(error)}"
         hint = "modules are looked up among those installed, then in the spec's folder" if missing else ""

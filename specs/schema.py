@@ -71,6 +71,10 @@ def _or_spaced(grid: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     about = {key: grid.pop(key) for key in ("default", "description")}
+    # where a validator stands between, pydantic writes a string's limits
+    for ours, theirs in (("minLength", "minItems"), ("maxLength", "maxItems")):
+        if ours in grid:
+            grid[theirs] = grid.pop(ours)
     return {"anyOf": [grid, spaced], **about}
 
 

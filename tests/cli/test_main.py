@@ -113,7 +113,8 @@ def test_torch_is_not_imported(command: str, tmp_path: Path) -> None:
 
 
 def test_schema_is_the_committed_one() -> None:
-    assert pagcp("schema").out == (ROOT / "specs" / "spec.schema.json").read_text()
+    text = (ROOT / "specs" / "spec.schema.json").read_text()
+    assert pagcp("schema").out == pagcp("schema", "--json").out == text
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,30 @@ def test_the_users_own_error_is_told_in_one_line(tmp_path: Path) -> None:
     ran = pagcp("compile", spec, "-o", tmp_path / "out")
     assert ran.code == 1
     assert "error[D701]: net:build: importing it raised ValueError: no GPU licence" in ran.err
+
+
+@pytest.mark.parametrize("place", ["import", "call"])
+def test_user_code_that_exits_is_told(tmp_path: Path, place: str) -> None:
+    net = NET + "\nraise SystemExit(7)\n" if place == "import" else NET.replace("return Net(", "raise SystemExit(7) #")
+    ran = pagcp("inspect", project(tmp_path, net=net))
+    assert ran.code == 1
+    assert "raised SystemExit: 7" in ran.err
+
+
+@pytest.mark.parametrize("name", ["file/x", "file/x/y", "n" * 300, "n" * 250])
+def test_an_output_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    spec = project(tmp_path)
+    (tmp_path / "file").touch()
+    ran = pagcp("compile", spec, "-o", tmp_path / name)
+    assert ran.code == 2
+    assert f"error[S119]: cannot write {tmp_path / name}: " in ran.err
+
+
+@pytest.mark.parametrize("name", [".", "missing/plan.json"])
+def test_a_plan_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    ran = pagcp("inspect", project(tmp_path), "--plan", tmp_path / name)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"error[S119]: cannot write {tmp_path / name}: " in ran.err
 
 
 def test_a_bug_exits_3_with_a_log(tmp_path: Path) -> None:
