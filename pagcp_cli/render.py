@@ -38,6 +38,8 @@ def compile_report(result: CompileResult) -> str:
     parts += [_costs(result.plan.before, result.plan.after, result.limits), "", _pairs(facts)]
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
+    if any(line.startswith("budget ") for line in result.missed):
+        parts.append(Text("hint: to cut more, give pagcp a larger total or tolerance, uniform a larger ratio"))
     return _text(parts)
 
 

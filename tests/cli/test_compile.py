@@ -111,6 +111,8 @@ def test_unmet_budget_is_written_and_exits_4(tmp_path: Path) -> None:
     assert result["ok"] is False
     assert [line.partition(":")[0] for line in result["missed"]] == ["budget macs"]
     assert json.loads((tmp_path / "out" / "evidence.json").read_text())["missed"] == result["missed"]
+    told = pagcp("compile", spec, "-o", tmp_path / "out", "--force").out
+    assert "\nhint: to cut more, give pagcp a larger total or tolerance" in told
 
 
 def test_budget_out_of_reach_is_refused(tmp_path: Path) -> None:
