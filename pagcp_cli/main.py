@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
@@ -191,6 +192,8 @@ def _log() -> str:
 
 def main() -> None:
     """The console script."""
+    # a polite kill cleans up as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # threads that wait by spinning make torch several times slower wherever cores are shared; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="pagcp")

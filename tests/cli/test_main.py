@@ -184,7 +184,8 @@ def test_a_bug_exits_3_with_a_log(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     slow = NET.replace(
         "def build(width=8):", "def build(width=8):\n    import time; print('here', flush=True); time.sleep(60)"
     )
@@ -198,7 +199,7 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "interrupted; nothing was written\n")
     assert not [p.name for p in tmp_path.iterdir() if "out" in p.name]
