@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pagcp_ir.labels import Ref, compact, tied_across, varying
+from pagcp_ir.labels import Ref, compact, spread, tied_across, varying
 from pagcp_ir.site import Site, opaque, pinned
 
 __all__ = ["channel_shuffle", "getitem", "mover", "pad", "unbind"]
@@ -150,9 +150,7 @@ def pad(site: Site) -> Any:
 def _filled(site: Site, x: Tensor, axis: int, before: int, after: int) -> Tensor:
     vector = x[tuple(slice(None) if d == axis else 0 for d in range(x.ndim))]
     whole = torch.cat([site.labels.fresh(before), vector, site.labels.fresh(after)])
-    view = [1] * x.ndim
-    view[axis] = whole.shape[0]
-    return whole.view(view).expand(*x.shape[:axis], whole.shape[0], *x.shape[axis + 1 :])
+    return spread(whole, axis, (*x.shape[:axis], whole.shape[0], *x.shape[axis + 1 :]))
 
 
 def writes_through_a_view(site: Site) -> Any:
@@ -174,6 +172,4 @@ def channel_shuffle(site: Site) -> Any:
     parts = site.labels.along(x, 1, f"`{site.labels.op}` shuffles another axis").view(groups, -1)
     site.labels.tie(parts, parts[:1])
     vector = parts.t().reshape(-1)
-    view = [1] * x.ndim
-    view[1] = vector.shape[0]
-    return vector.view(view).expand(site.shape)
+    return spread(vector, 1, site.shape)
