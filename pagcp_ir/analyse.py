@@ -48,6 +48,7 @@ def _run(program: Program) -> tuple[Labels, dict[str, Tensor]]:
     names = {id(t): name for name, t in reversed(list(program.tensors().items()))}
     for node in program.module.graph.nodes:
         labels.where, labels.op = node.meta.get("where", ""), _title(node, modules)
+        labels.calls[node.name] = (labels.op, labels.where)
         env[node] = _node(program, node, labels, env, modules, names)
         if isinstance(env[node], Tensor):
             values[node.name] = env[node]
@@ -235,6 +236,8 @@ def _graph(program: Program, labels: Labels, values: Mapping[str, Tensor], roots
         layers=layers,
         tensors=_tensors(program),
         contracted=_flags(always + 1, [units(v) for v in labels.contracted]),
+        ties=tuple(labels.ties),
+        labels={key: vector.numpy() for key, vector in labels.axes.items()},
     )
 
 

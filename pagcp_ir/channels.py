@@ -7,14 +7,14 @@ the units that are kept describes the cut network, so that rounds never compound
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Binding", "ChannelGraph", "Group", "Layer", "Pin", "TensorInfo", "Units", "ValueAxis"]
+__all__ = ["Binding", "ChannelGraph", "Group", "Layer", "Pin", "TensorInfo", "Tie", "Units", "ValueAxis"]
 
 Units = NDArray[np.int64]
 Keep = NDArray[np.bool_]
@@ -66,6 +66,16 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Tie:
+    """What one op holds together: the labels left[i] and right[i] are one unit, because of that op at that line."""
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    op: str
+    where: str
+
+
+@dataclass(frozen=True)
 class Layer:
     """One weighted call site: macs(keep) = factor * |inputs kept| * |outputs kept| / groups kept, at batch 1."""
 
@@ -105,6 +115,10 @@ class ChannelGraph:
     tensors: Mapping[str, TensorInfo]
     contracted: Keep
     """bool [n_units]: units that end in a sum of products without weights; masking zeroes their producers."""
+    ties: tuple[Tie, ...] = ()
+    """In the order of the program; together they make the units out of labels."""
+    labels: Mapping[tuple[str, int], NDArray[np.int32]] = field(default_factory=dict)
+    """The label at each index of a (tensor, dim) that is bound, before anything was tied."""
 
     @property
     def free(self) -> Keep:

@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from pagcp_ir.channels import Role
+from pagcp_ir.channels import Role, Tie
 
 __all__ = ["Labels", "RawLayer", "RawPin", "Ref", "compact", "spread", "through", "tied_across", "varying"]
 
@@ -67,7 +67,9 @@ class Labels:
     count: int = 0
     where: str = ""
     op: str = ""
-    edges: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+    calls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """The op and the source line of every value."""
     pins: list[RawPin] = field(default_factory=list)
     fixed_reasons: list[str] = field(default_factory=list)
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
@@ -136,7 +138,7 @@ class Labels:
         right = b[cut].reshape(-1).numpy().astype(np.int64)
         free = (left >= 0) & (right >= 0) & (left != right)
         if free.any():
-            self.edges.append((left[free], right[free]))
+            self.ties.append(Tie(left[free], right[free], self.op, self.where))
         self._pin_to_fixed(left, right)
         self._pin_to_fixed(right, left)
 
@@ -176,10 +178,10 @@ class Labels:
 
     def roots(self) -> NDArray[np.int64]:
         """The class of every label, numbered in order of first appearance: int64 [count]."""
-        if not self.edges:
+        if not self.ties:
             return np.arange(self.count, dtype=np.int64)
-        left = np.concatenate([a for a, _ in self.edges])
-        right = np.concatenate([b for _, b in self.edges])
+        left = np.concatenate([tie.left for tie in self.ties])
+        right = np.concatenate([tie.right for tie in self.ties])
         graph = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(self.count, self.count))
         classes: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
         return classes
@@ -189,14 +191,16 @@ class Labels:
         for name, value in self.whole.items():
             for (other, dim), vector in self.axes.items():
                 if other == name:
+                    self.op, self.where = f"`{name}`", self.places[other, dim]
                     self.tie(spread(vector, dim, tuple(value.shape)), value)
-        pending = [v for v in [*values.values(), *self.whole.values()] if len(varying(v)) > 1]
+        pending = [(n, v) for n, v in [*values.items(), *self.whole.items()] if len(varying(v)) > 1]
         roots = self.roots()
         while pending:
-            value = pending.pop(0)
+            name, value = pending.pop(0)
             axes = varying(through(value, roots))
             if len(axes) > 1:
                 longest = max(axes, key=lambda d: (value.shape[d], d))
+                self.op, self.where = self.calls.get(name, (f"`{name}`", ""))
                 self.along(value, longest, "varies on several axes")
                 roots = self.roots()
         return roots
