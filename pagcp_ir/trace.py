@@ -158,6 +158,9 @@ class _ValueProxy(fx.Proxy):
         items = [operator.getitem(self, i) for i in range(len(self.value))]
         return iter(items)
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
     def __bool__(self) -> bool:
         return bool(self._concrete("a branch"))
 

@@ -201,6 +201,31 @@ def test_writes_in_place_are_kept() -> None:
     assert not [name for name in vars(model) if "constant" in name]
 
 
+class Assigns(nn.Module):
+    """Writes blocks of a mask that it makes, as shifted windows do, and a part of an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros((x.shape[2], x.shape[3]))
+        for step in range(3):
+            mask[step:-3, step : x.shape[3] - 3] = step
+        y = self.b(self.a(x) * mask)
+        y[:, 0] = 1
+        y[:, 1:] += mask
+        return y
+
+
+def test_assignments_to_items_are_traced() -> None:
+    model = Assigns()
+    program = trace(model, [IMAGE])
+    same(model, program)
+    assert "setitem" in program.text()
+    assert not program.notes
+
+
 class Counts(nn.Module):
     calls = 0
 
