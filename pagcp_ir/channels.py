@@ -14,7 +14,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Binding", "ChannelGraph", "Group", "Layer", "Pin", "TensorInfo", "Tie", "Units", "ValueAxis"]
+__all__ = [
+    "Binding",
+    "ChannelGraph",
+    "Group",
+    "Layer",
+    "Pin",
+    "TensorInfo",
+    "Tie",
+    "Units",
+    "ValueAxis",
+    "layer_of",
+]
 
 Units = NDArray[np.int64]
 Keep = NDArray[np.bool_]
@@ -168,3 +179,8 @@ class ChannelGraph:
             layers=tuple(layer.restrict(keep) for layer in self.layers),
             tensors=tensors,
         )
+
+
+def layer_of(tensor: str) -> str:
+    """The layer that a tensor belongs to: `conv1.weight` -> `conv1`."""
+    return tensor.removesuffix(".weight")
