@@ -7,9 +7,9 @@ Faster oracles stand behind the same protocol.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,11 @@ from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses, weighted
 from specs.diagnostics import DataError
 
-__all__ = ["Oracle", "RealOracle", "Usage"]
+__all__ = ["Look", "Oracle", "RealOracle", "Usage"]
+
+_T = TypeVar("_T")
+Look = Callable[[Sequence[Task], Sequence[Batch]], _T]
+"""Goes through the calibration set once for all of its tasks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Oracle(Protocol):
     def gradients(self, program: Program) -> Mapping[str, Tensor]:
         """By parameter name: the gradient of the weighted sum of the tasks' mean losses."""
 
+    def once(self, what: str, program: Program, look: Look[_T]) -> _T:
+        """What `look` finds, which must depend on the program alone; remembered under `what` for the last program."""
+
 
 class RealOracle:
     """Cuts the program, runs every batch, remembers the answer for as long as the program stays the same."""
@@ -62,7 +69,7 @@ class RealOracle:
             raise DataError.one("D705", "the calibration split is empty")
         self._program: Program | None = None
         self._known: dict[bytes, dict[str, float]] = {}
-        self._gradients: tuple[Program, dict[str, Tensor]] | None = None
+        self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
 
     @property
@@ -81,9 +88,17 @@ class RealOracle:
 
     def gradients(self, program: Program) -> Mapping[str, Tensor]:
         """See Oracle. The last program's gradients are remembered."""
-        if self._gradients is None or self._gradients[0] is not program:
-            self._gradients = program, self._differentiate(program)
-        return self._gradients[1]
+        return self.once("gradients", program, lambda tasks, batches: self._differentiate(program))
+
+    def once(self, what: str, program: Program, look: Look[_T]) -> _T:
+        """See Oracle."""
+        known = self._looks.get(what)
+        if known is None or known[0] is not program:
+            began = time.perf_counter()
+            known = self._looks[what] = program, look(self._tasks, self._batches)
+            self._spent(time.perf_counter() - began)
+        found: _T = known[1]
+        return found
 
     def _measure(self, program: Program) -> dict[str, float]:
         began = time.perf_counter()
@@ -97,7 +112,6 @@ class RealOracle:
         return {name: total / self._samples for name, total in totals.items()}
 
     def _differentiate(self, program: Program) -> dict[str, Tensor]:
-        began = time.perf_counter()
         module = program.copy()
         parameters = dict(module.named_parameters())
         module.requires_grad_(True)
@@ -107,7 +121,6 @@ class RealOracle:
                 losses: Mapping[str, Any] = task_losses(self._tasks, module(*batch.inputs), batch.target)
                 total = weighted(self._tasks, losses) * (batch.size / self._samples)
                 total.backward()
-        self._spent(time.perf_counter() - began)
         return {name: torch.zeros_like(p) if p.grad is None else p.grad.detach() for name, p in parameters.items()}
 
     def _spent(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ from passes.criteria import scores
 from passes.published import Evaluation, published
 from passes.ratios import Cutter, Scores, Trim
 from passes.uniform import refuse_uncut
-from specs.options import PagcpOptions
+from specs.options import MEASURED_CRITERIA, PagcpOptions
 
 __all__ = ["NetworkSpace", "Pagcp"]
 
@@ -44,7 +44,10 @@ class Pagcp:
 
 
 class NetworkSpace:
-    """What the searches ask of a real network. Scores are those of the network as it is cut at that point."""
+    """What the searches ask of a real network.
+
+    Scores by weights are those of the network as it is cut at that point, measured ones those of the network given.
+    """
 
     def __init__(self, state: State, ctx: Context, options: PagcpOptions) -> None:
         self._state, self._ctx, self._options = state, ctx, options
@@ -113,15 +116,20 @@ class NetworkSpace:
                 self._ctx.note("warning", message=message)
 
     def _scored(self, keep: Keep, group: str) -> Scores | None:
+        name, combine = self._options.criterion, self._options.combine
+        if name in MEASURED_CRITERIA:  # a pass over the data for every cut would cost as much as the search
+            keep = self.start
         key = (keep.tobytes(), group)
         if key not in self._scores:
-            here, name = self._state.channels.restrict(keep), self._options.criterion
-            found = scores(name, self._program(keep), here, [self._by_name[group]], self._ctx)
+            here = self._state.channels.restrict(keep)
+            found = scores(name, self._program(keep), here, [self._by_name[group]], self._ctx, combine)
             self._scores[key] = found[group]
         return self._scores[key]
 
     def _program(self, keep: Keep) -> Program:
         """The program cut to `keep`; the last one is remembered, since a group asks for it at every ratio."""
+        if bool((keep == self.start).all()):
+            return self._state.program
         key = keep.tobytes()
         if self._last is None or self._last[0] != key:
             self._last = key, materialise(self._state.program, self._here, keep)

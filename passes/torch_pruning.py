@@ -9,18 +9,22 @@ mean cancels.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pagcp_ir.channels import Binding, ChannelGraph, Group
 from pagcp_ir.program import Program
+from passes.data import Batch
+from passes.oracle import Look
 from passes.ratios import Scores
+from passes.seeding import borrowed_rng
+from passes.tasks import Task, task_losses, weighted
 
 if TYPE_CHECKING:
     from passes.base import Context
@@ -52,9 +56,10 @@ def torch_pruning_scores(name: str) -> _Scorer:
             return generator.random(len(group.units))
         importance = _importance(name)
         module = program.module
-        if name == "tp_taylor":
-            module = program.copy()
-            gradients = ctx.need_oracle(name).gradients(program)
+        if name in ("tp_taylor", "tp_hessian"):
+            oracle, module = ctx.need_oracle(name), program.copy()
+            squared = name == "tp_hessian"
+            gradients = oracle.once("squares", program, _squares(program)) if squared else oracle.gradients(program)
             for key, parameter in module.named_parameters():
                 parameter.grad = gradients[key]
         present = np.flatnonzero(np.isin(group.units, np.concatenate([b.units for b in channels.of(group, "out")])))
@@ -78,9 +83,48 @@ def _importance(name: str) -> Any:
         "tp_l1": lambda: importance.GroupMagnitudeImportance(p=1),
         "tp_l2": lambda: importance.GroupMagnitudeImportance(p=2),
         "tp_bn_scale": importance.BNScaleImportance,
+        "tp_lamp": importance.LAMPImportance,
+        "tp_fpgm": importance.FPGMImportance,
         "tp_taylor": importance.GroupTaylorImportance,
+        "tp_hessian": importance.GroupHessianImportance,
     }
     return table[name]()
+
+
+def _squares(program: Program) -> Look[Mapping[str, Tensor]]:
+    """By parameter name: the mean over samples of the squared gradient of the weighted sum of the tasks' losses.
+
+    It is what torch-pruning's Hessian criterion documents; its own `accumulate_grad` forgets all samples but the last.
+    """
+
+    def look(tasks: Sequence[Task], batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        module = program.copy().requires_grad_(True)
+        parameters = dict(module.named_parameters())
+        totals = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        with borrowed_rng(0), torch.enable_grad():
+            for batch in batches:
+                for i in range(batch.size):
+                    inputs, target = _sample((batch.inputs, batch.target), i, batch.size)
+                    loss = weighted(tasks, task_losses(tasks, module(*inputs), target))
+                    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+                    for total, gradient in zip(totals.values(), found, strict=True):
+                        if gradient is not None:
+                            total += gradient.square()
+        samples = sum(batch.size for batch in batches)
+        return {name: total / samples for name, total in totals.items()}
+
+    return look
+
+
+def _sample(tree: Any, index: int, size: int) -> Any:
+    """Sample `index` of a collated batch, as a batch of one: of every tensor, and every list, of that length."""
+    if isinstance(tree, Tensor):
+        return tree[index : index + 1] if tree.ndim and tree.shape[0] == size else tree
+    if isinstance(tree, Mapping):
+        return {key: _sample(value, index, size) for key, value in tree.items()}
+    if isinstance(tree, list) and len(tree) == size:
+        return tree[index : index + 1]
+    return type(tree)(_sample(value, index, size) for value in tree) if isinstance(tree, (list, tuple)) else tree
 
 
 def _items(

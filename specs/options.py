@@ -14,7 +14,9 @@ from specs.node import shown
 __all__ = [
     "CRITERIA",
     "LATER_PASSES",
+    "MEASURED_CRITERIA",
     "OPTIONS",
+    "Combine",
     "Criterion",
     "FinetuneOptions",
     "PagcpOptions",
@@ -26,11 +28,27 @@ __all__ = [
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 MAX_GRID = 200
-Criterion = Literal["l1", "l2", "tp_l1", "tp_l2", "tp_bn_scale", "tp_taylor", "tp_random"]
+Criterion = Literal[
+    "l1",
+    "l2",
+    "task_taylor",
+    "tp_l1",
+    "tp_l2",
+    "tp_bn_scale",
+    "tp_lamp",
+    "tp_fpgm",
+    "tp_taylor",
+    "tp_hessian",
+    "tp_random",
+]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
-_LATER_CRITERIA = ("task_taylor", "trace_ratio", "tp_lamp", "tp_fpgm", "tp_hessian")
+Combine = Literal["max", "sum"]
+MEASURED_CRITERIA: frozenset[str] = frozenset({"task_taylor", "tp_taylor", "tp_hessian"})
+"""Those that look at the tasks' losses on the calibration data."""
+_LATER_CRITERIA = ("trace_ratio",)
 _Criterion = Annotated[Criterion, later(*_LATER_CRITERIA, use="l1")]
 _CRITERION = "how a unit's importance is measured; the least important go first"
+_COMBINE = "task_taylor: what a unit is worth to several tasks is the largest of its shares in them, or their sum"
 
 
 class PassOptions(Model):
@@ -39,7 +57,7 @@ class PassOptions(Model):
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
         """Whether a pass with these options measures losses, so that the spec must give tasks and data."""
-        return given.get("criterion") == "tp_taylor"
+        return given.get("criterion") in MEASURED_CRITERIA
 
 
 class ScopeOptions(Model):
@@ -72,6 +90,7 @@ class UniformOptions(SelectorOptions):
         description="share of every group's units to cut; unset: the smallest that meets the budgets",
     )
     criterion: _Criterion = Field(default="l1", description=_CRITERION)
+    combine: Combine = Field(default="max", description=_COMBINE)
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
@@ -118,6 +137,7 @@ class PagcpOptions(SelectorOptions):
         default=1.0, gt=0, le=1, description="P: share of the groups to cut, those that cost the least loss per MAC"
     )
     criterion: _Criterion = Field(default="l1", description=_CRITERION)
+    combine: Combine = Field(default="max", description=_COMBINE)
     grid: Annotated[
         List[Annotated[float, Field(gt=0, lt=1)]],
         AfterValidator(_ascending),

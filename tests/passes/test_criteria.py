@@ -12,6 +12,9 @@ from pagcp_ir.rewrite import materialise
 from pagcp_ir.trace import trace
 from passes.base import Context
 from passes.criteria import CRITERIA, scores
+from passes.data import Batch
+from passes.oracle import RealOracle
+from passes.tasks import Task
 from specs.diagnostics import PassError
 from specs.options import CRITERIA as KNOWN
 from specs.spec import Budgets
@@ -106,16 +109,6 @@ def plain():
     )
 
 
-class Fixed:
-    """An oracle whose gradients are given."""
-
-    def __init__(self, gradients):
-        self._gradients = gradients
-
-    def gradients(self, program):
-        return self._gradients
-
-
 @pytest.mark.parametrize("make", [Residual, plain])
 @pytest.mark.parametrize(
     ("name", "importance"),
@@ -123,7 +116,10 @@ class Fixed:
         ("tp_l1", tp.importance.MagnitudeImportance(p=1)),
         ("tp_l2", tp.importance.MagnitudeImportance(p=2)),
         ("tp_bn_scale", tp.importance.BNScaleImportance()),
+        ("tp_lamp", tp.importance.LAMPImportance()),
+        ("tp_fpgm", tp.importance.FPGMImportance()),
         ("tp_taylor", tp.importance.TaylorImportance()),
+        ("tp_hessian", tp.importance.HessianImportance()),
     ],
 )
 def test_torch_pruning_gives_the_same_scores_for_its_own_groups(make, name, importance):
@@ -135,8 +131,14 @@ def test_torch_pruning_gives_the_same_scores_for_its_own_groups(make, name, impo
     program = trace(net, [TensorSpec((1, 3, 8, 8))])
     channels = analyse(program)
     graph = tp.DependencyGraph().build_dependency(net, example_inputs=x)
-    net(x).square().sum().backward()
-    ctx = Context(budgets=Budgets(), oracle=Fixed({k: p.grad for k, p in net.named_parameters()}))
+    task = Task("only", loss=lambda output, target: output.square().sum(1).mean())
+    # one sample: torch-pruning's Hessian keeps that of the last one alone
+    oracle = RealOracle([task], [Batch((x[:1],), None, 1)])
+    task.loss(net(x[:1]), None).backward()
+    if name == "tp_hessian":
+        importance.accumulate_grad(net)
+        importance(next(iter(graph.get_all_groups(root_module_types=(nn.Conv2d,)))))  # fills the gradients in
+    ctx = Context(budgets=Budgets(), oracle=oracle)
     ours = given(name, program, channels, ctx)
     modules = {module: path for path, module in net.named_modules()}
     compared = 0
@@ -150,6 +152,26 @@ def test_torch_pruning_gives_the_same_scores_for_its_own_groups(make, name, impo
             np.testing.assert_allclose(ours[root], theirs.tolist(), rtol=1e-5)
             compared += 1
     assert compared >= (1 if name == "tp_bn_scale" else 4)
+
+
+def test_tp_hessian_is_the_mean_over_all_samples():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).eval()
+    program = trace(net, [TensorSpec((1, 3))])
+    channels = analyse(program)
+    x, names = torch.randn(5, 3), list("abcde")
+    task = Task("t", loss=lambda output, target: ((output - target["at"]) ** 2).mean() * len(target["name"]))
+    batch = Batch((x,), {"at": torch.arange(5.0)[:, None], "name": names}, 5)
+    got = given("tp_hessian", program, channels, Context(Budgets(), oracle=RealOracle([task], [batch])))["0"]
+    squares = [torch.zeros_like(p) for p in net.parameters()]
+    for i in range(5):
+        net.zero_grad()
+        ((net(x[i]) - i) ** 2).mean().backward()
+        for square, parameter in zip(squares, net.parameters(), strict=True):
+            square += parameter.grad**2 / 5
+    first, _, last, _ = (p.detach() ** 2 * s for p, s in zip(net.parameters(), squares, strict=True))
+    raw = first.sum(1) + last.sum(0)
+    np.testing.assert_allclose(got, raw / raw.mean(), rtol=1e-5)
 
 
 def test_a_group_without_batch_norm_has_no_bn_scale():
@@ -181,7 +203,9 @@ def test_unknown_names_and_weights_that_are_not_finite_are_refused():
     program, channels = coupled()
     with pytest.raises(PassError) as caught:
         given("l3", program, channels)
-    assert str(caught.value).startswith("error[P405]: there is no criterion 'l3'\n  hint: known: l1, l2, tp_l1")
+    assert str(caught.value).startswith(
+        "error[P405]: there is no criterion 'l3'\n  hint: known: l1, l2, task_taylor, tp_l1"
+    )
     program.tensors()["c.weight"].data[0] = torch.nan
     with pytest.raises(PassError) as caught:
         given("l1", program, channels)

@@ -198,8 +198,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     "unknown criterion": (
         GOOD.replace("0.5", "0.5, criterion: tp_taylr"),
         "face.yaml:3:43  error[S107]: passes[0].uniform.criterion must be one of "
-        "l1, l2, tp_l1, tp_l2, tp_bn_scale, tp_taylor, tp_random, got 'tp_taylr'\n"
-        "  hint: did you mean tp_taylor or tp_l2?",
+        "l1, l2, task_taylor, tp_l1, tp_l2, tp_bn_scale, tp_lamp, tp_fpgm, tp_taylor, tp_hessian, tp_random, "
+        "got 'tp_taylr'\n  hint: did you mean tp_taylor or task_taylor?",
     ),
     "unknown version": (
         GOOD.replace("version: 1", "version: 2"),
@@ -232,8 +232,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "  hint: leave it out",
     ),
     "later criterion": (
-        GOOD.replace("0.5", "0.5, criterion: task_taylor"),
-        "face.yaml:3:43  error[S108]: passes[0].uniform.criterion: task_taylor is not available in this version\n"
+        GOOD.replace("0.5", "0.5, criterion: trace_ratio"),
+        "face.yaml:3:43  error[S108]: passes[0].uniform.criterion: trace_ratio is not available in this version\n"
         "  hint: use l1",
     ),
     "latency": (

@@ -1,0 +1,95 @@
+"""task_taylor: how much each task's loss would move if a unit were replaced by its mean, to first order.
+
+s_t(u) = mean over samples n of (sum over the reads r of u of g_t,n,r * (m_r - a_n,r))^2: a is what a read sees, m its
+calibration mean, g the gradient of the sample's loss at that read, positions summed inside the square. It is the
+derivative of the loss along "u becomes its mean wherever it is read", so that a unit of a coupled group adds up its
+effects before they are squared. Each task is normalised by its mean over the group; then the worst task counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pagcp_ir.channels import ChannelGraph, Group
+from pagcp_ir.program import Program
+from pagcp_ir.reads import Means, Observer, Read, means, over_positions, reads
+from pagcp_ir.rewrite import copy_with
+from passes.data import Batch
+from passes.ratios import Scores
+from passes.seeding import borrowed_rng
+from passes.tasks import Task, task_losses
+from specs.options import Combine
+
+__all__ = ["Effects", "combined", "effects"]
+
+Effects = Mapping[str, NDArray[np.float64]]
+"""By task: s_t of every unit of the graph; NaN where no call reads the unit."""
+
+
+def combined(found: Effects, group: Group, combine: Combine) -> Scores | None:
+    """The group's scores: over tasks the largest (or the sum) of s_t over its mean in the group.
+
+    None when nothing reads the group. A task that the group does not touch has no say.
+    """
+    by_task = np.stack([values[group.units] for values in found.values()])
+    if bool(np.isnan(by_task).all()):
+        return None
+    by_task = np.nan_to_num(by_task)
+    whole = by_task.mean(axis=1, keepdims=True)
+    shares = np.divide(by_task, whole, out=np.zeros_like(by_task), where=whole > 0)
+    worst: Scores = shares.max(axis=0) if combine == "max" else shares.sum(axis=0)
+    return worst
+
+
+def effects(program: Program, channels: ChannelGraph, tasks: Sequence[Task], batches: Sequence[Batch]) -> Effects:
+    """s_t of every unit: one pass for the means, then one forward pass, and a backward pass a task, for all units."""
+    found = reads(program, channels)
+    average = means(program, found, (batch.inputs for batch in batches))
+    module = copy_with(program.module, {id(p): nn.Parameter(p.detach(), False) for p in program.module.parameters()})
+    totals = {task.name: torch.zeros(channels.n_units, dtype=torch.float64) for task in tasks}
+    with borrowed_rng(0), torch.enable_grad():
+        for batch in batches:
+            seen: dict[Read, Tensor] = {}
+
+            def see(read: Read, value: Tensor, seen: dict[Read, Tensor] = seen) -> Tensor:
+                # a copy: its gradient is that of this read alone, and no later op writes into it
+                seen[read] = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
+                return seen[read]
+
+            losses = task_losses(tasks, Observer(module, found, see)(*batch.inputs), batch.target)
+            for name, loss in losses.items():
+                if loss.requires_grad:
+                    totals[name] += _squares(loss * batch.size, seen, average, batch.size, channels.n_units)
+    samples = sum(batch.size for batch in batches)
+    unread = np.ones(channels.n_units, dtype=np.bool_)
+    for read in found:
+        unread[read.units] = False
+    return {name: np.where(unread, np.nan, (total / samples).numpy()) for name, total in totals.items()}
+
+
+def _squares(loss: Tensor, seen: Mapping[Read, Tensor], average: Means, samples: int, n_units: int) -> Tensor:
+    """The squared effect of every unit, summed over the samples of a batch: float64 [n_units]."""
+    gradients = torch.autograd.grad(loss, list(seen.values()), retain_graph=True, allow_unused=True)
+    effect = torch.zeros(samples, n_units, dtype=torch.float64)
+    for (read, value), gradient in zip(seen.items(), gradients, strict=True):
+        if gradient is not None:
+            instead = average[read.node] if read.weighted else torch.zeros(len(read.units))
+            shape = (-1, *(1,) * (-1 - read.axis))
+            moved = gradient * (instead.to(value).view(shape) - value.detach())
+            effect.index_add_(1, torch.from_numpy(read.units), _by_sample(over_positions(read, moved).cpu(), samples))
+    return effect.square().sum(0)
+
+
+def _by_sample(rows: Tensor, samples: int) -> Tensor:
+    """[samples, width] of [rows, width]: the windows of one image lie next to each other.
+
+    A value that all samples share (made of parameters alone) is shared out evenly.
+    """
+    if rows.shape[0] % samples:
+        return rows.sum(0).expand(samples, -1) / samples
+    return rows.reshape(samples, -1, rows.shape[1]).sum(1)
