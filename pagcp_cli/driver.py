@@ -30,6 +30,7 @@ from passes.oracle import RealOracle
 from passes.tasks import Task, build_tasks
 from specs.diagnostics import SpecError
 from specs.plan import Costs, Decision, Plan, Verdict
+from specs.search import SearchRecord
 from specs.spec import Spec
 
 __all__ = ["CompileResult", "Exported", "compile_spec"]
@@ -53,6 +54,7 @@ class CompileResult:
     files: tuple[str, ...]
     plan: Plan
     decisions: tuple[Decision, ...]
+    searches: tuple[SearchRecord, ...]
     verdicts: tuple[Verdict, ...]
     limits: Mapping[str, int] = field(hash=False)
     verification: Verification
@@ -78,6 +80,7 @@ class CompileResult:
             "verification": asdict(self.verification),
             "exports": [asdict(e) for e in self.exports],
             "decisions": [d.to_dict() for d in self.decisions],
+            "searches": [s.to_dict() for s in self.searches],
         }
 
 
@@ -110,6 +113,7 @@ def compile_spec(
             files=tuple(sorted({*files, "plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl"})),
             plan=end.plan,
             decisions=end.decisions,
+            searches=end.searches,
             verdicts=judged,
             limits=limits,
             verification=verification,

@@ -29,6 +29,7 @@ from passes.tasks import Task
 from specs.diagnostics import DataError, PassError
 from specs.options import SelectorOptions
 from specs.plan import Costs, Decision, Plan
+from specs.search import SearchRecord
 from specs.spec import Budgets
 
 __all__ = [
@@ -56,6 +57,7 @@ class State:
     channels: ChannelGraph
     plan: Plan
     decisions: tuple[Decision, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
 
     @property
     def keep(self) -> Keep:
@@ -183,7 +185,8 @@ def _cut(step: Pass, before: State, after: State) -> State:
     """Check that only the plan grew, cut the program to it, and verify the result."""
     if after.program is not before.program or after.channels is not before.channels:
         raise ContractError(f"the selector {step.name!r} changed the program")
-    if after.decisions[: len(before.decisions)] != before.decisions:
+    kept = after.decisions[: len(before.decisions)], after.searches[: len(before.searches)]
+    if kept != (before.decisions, before.searches):
         raise ContractError(f"the selector {step.name!r} changed earlier decisions")
     old, new = before.keep, after.keep
     if bool((new & ~old).any()):
@@ -199,7 +202,7 @@ def _cut(step: Pass, before: State, after: State) -> State:
 
 
 def _check_transformer(step: Pass, before: State, after: State) -> None:
-    same = after.plan is before.plan and after.channels is before.channels and after.decisions is before.decisions
+    same = all(getattr(after, name) is getattr(before, name) for name in ("plan", "channels", "decisions", "searches"))
     if not same:
         raise ContractError(f"the transformer {step.name!r} changed the plan")
     shapes = [{n: tuple(t.shape) for n, t in s.program.tensors().items()} for s in (before, after)]

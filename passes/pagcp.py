@@ -6,6 +6,7 @@ The searches are pure functions over a Space; this is the Space of a real networ
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +19,10 @@ from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.base import Context, PassKind, State, meets
 from passes.criteria import scores
-from passes.published import Evaluation, published
+from passes.published import published
 from passes.ratios import Cutter, Scores, Trim
+from passes.schedule import growth
+from passes.space import Evaluation, Outcome
 from passes.uniform import refuse_uncut
 from specs.options import MEASURED_CRITERIA, PagcpOptions
 
@@ -36,11 +39,24 @@ class Pagcp:
 
     def run(self, state: State, ctx: Context) -> State:
         """Search from `state` on; ratios are over the original widths."""
-        ctx.need_oracle(self.name)
-        outcome = published(NetworkSpace(state, ctx, self.options), self.options)
+        oracle, began = ctx.need_oracle(self.name), time.perf_counter()
+        before = oracle.usage
+        outcome = search(NetworkSpace(state, ctx, self.options), self.options)
         refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
         plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
-        return replace(state, plan=plan, decisions=(*state.decisions, *outcome.decisions))
+        record = replace(
+            outcome.record,
+            evaluations=oracle.usage.evaluations - before.evaluations,
+            samples=oracle.usage.images - before.images,
+            seconds=time.perf_counter() - began,
+        )
+        decisions, searches = (*state.decisions, *outcome.decisions), (*state.searches, record)
+        return replace(state, plan=plan, decisions=decisions, searches=searches)
+
+
+def search(space: NetworkSpace, options: PagcpOptions) -> Outcome:
+    """The search that the options ask for."""
+    return published(space, options, growth(options.tolerance, options.total, len(space.groups)))
 
 
 class NetworkSpace:
@@ -86,7 +102,7 @@ class NetworkSpace:
         """Cut the group by its scores under `keep`."""
         return self._cutter.cut(keep, self._by_name[group], self._scored(keep, group), ratio)
 
-    def macs(self, keep: Keep) -> int:
+    def cost(self, keep: Keep) -> float:
         """MACs of one sample."""
         return costs(self._state.channels, keep).macs
 
@@ -107,7 +123,7 @@ class NetworkSpace:
             losses=dict(evaluation.losses),
             task=evaluation.task,
             rise=evaluation.rise,
-            verdict="accepted" if evaluation.accepted else "rejected",
+            verdict=evaluation.verdict,
             seconds=round(evaluation.seconds, 4),
         )
         for task, loss in evaluation.losses.items():

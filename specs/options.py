@@ -130,6 +130,9 @@ class PagcpOptions(SelectorOptions):
     tolerance: float = Field(
         default=0.06, gt=0, le=10, description="d0: relative rise of a task's loss that the first group may cause"
     )
+    tolerances: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
+        default_factory=dict, description="by task: its tolerance, where it is not `tolerance`"
+    )
     total: Annotated[float, later("auto", use="a number")] = Field(
         default=6.0, gt=1, le=1e6, description="T: factor on a task's loss if every group uses up its tolerance"
     )
@@ -154,6 +157,9 @@ class PagcpOptions(SelectorOptions):
     )
     search: Annotated[Literal["published"], later("certified", "marginal", use="published")] = Field(
         default="published", description="published: one group after the other, as the paper does"
+    )
+    quirks: bool = Field(
+        default=False, description="search: published decides as the authors' code does, quirks and all"
     )
     compensate: Annotated[Literal["none"], later("mean", use="none")] = Field(
         default="none", description="what readers of removed channels get in their place"

@@ -141,7 +141,8 @@ def read_plan(path: str | Path) -> Plan:
 class Decision:
     """Evidence for one group: the ratio accepted, the task that stopped it, each task's loss.
 
-    `margin`: how far the accepted ratio stayed below the tolerance; `seconds`: what the search for it took.
+    `margin`: how far the accepted ratio stayed below the tolerance; `seconds`: what the search for it took;
+    `rise`: of the worst task's loss when it was accepted, relative; `priced_by`: the task that its last cut cost most.
     """
 
     group: str
@@ -153,6 +154,8 @@ class Decision:
     margin: float
     reason: str
     seconds: float
+    rise: float = 0.0
+    priced_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The data of evidence.json."""

@@ -10,7 +10,7 @@ from passes.base import meets, run_passes
 from passes.data import Splits
 from passes.journal import Journal, read_journal
 from passes.pagcp import NetworkSpace, Pagcp
-from passes.published import worst_rise
+from passes.space import worst_rise
 from passes.uniform import Uniform
 from specs.diagnostics import DataError, PassError
 from specs.options import PagcpOptions, UniformOptions
@@ -86,7 +86,7 @@ def test_pagcp_is_the_search_of_its_pseudo_code(case):
     options = PagcpOptions(tolerance=0.3, total=1.5, grid=(0.25, 0.5, 0.75))
     space = NetworkSpace(case.state, case.ctx, options)
     decision = pagcp(case, **options.model_dump()).decisions[0]
-    saved = {g: space.macs(space.start) - space.macs(space.cut(space.start, g, 0.3).keep) for g in space.groups}
+    saved = {g: space.cost(space.start) - space.cost(space.cut(space.start, g, 0.3).keep) for g in space.groups}
     assert decision.group == max(saved, key=lambda g: saved[g])
     base = space.losses(space.start)
     rises = [worst_rise(space.losses(space.cut(space.start, decision.group, r).keep), base)[1] for r in options.grid]

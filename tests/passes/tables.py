@@ -1,0 +1,80 @@
+"""Spaces that are tables: groups of ten units, scores are the indices, losses are looked up."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from passes.ratios import Trim
+from passes.space import Evaluation
+from specs.options import PagcpOptions
+
+WIDTH = 10
+GRID = (0.1, 0.2, 0.3)
+
+
+@dataclass
+class Table:
+    """losses: units removed per group -> loss per task. macs: per unit of each group. limit: MACs that are enough.
+
+    `asked`: what was looked up, once each, as the oracle remembers its answers.
+    """
+
+    groups: tuple[str, ...]
+    table: dict[tuple[int, ...], dict[str, float]]
+    unit_macs: dict[str, int]
+    limit: int = -1
+    weights: dict[str, float] = field(default_factory=lambda: {"t": 1.0})
+    asked: list[tuple[int, ...]] = field(default_factory=list)
+    seen: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def start(self):
+        return np.ones(WIDTH * len(self.groups), dtype=np.bool_)
+
+    def _slice(self, group):
+        at = self.groups.index(group) * WIDTH
+        return slice(at, at + WIDTH)
+
+    def width(self, group):
+        return WIDTH
+
+    def kept(self, group, keep):
+        return int(keep[self._slice(group)].sum())
+
+    def cut(self, keep, group, ratio):
+        made = keep.copy()
+        made[self._slice(group)][: int(ratio * WIDTH + 1e-9)] = False
+        return Trim(made)
+
+    def cost(self, keep):
+        return sum(self.unit_macs[g] * self.kept(g, keep) for g in self.groups)
+
+    def met(self, keep):
+        return self.cost(keep) <= self.limit
+
+    def losses(self, keep):
+        key = tuple(WIDTH - self.kept(g, keep) for g in self.groups)
+        if key not in self.asked:
+            self.asked.append(key)
+        return self.table[key]
+
+    def note(self, evaluation):
+        self.seen.append(evaluation)
+
+
+def options(**given):
+    return PagcpOptions(**{"tolerance": 0.1, "total": 2.0, "grid": GRID, "stop": "tolerance", **given})
+
+
+def one(*losses, **more):
+    """One group: the losses with 0, 1, 2, ... units removed."""
+    return Table(("a",), {(i,): {"t": loss} for i, loss in enumerate(losses)}, {"a": 1}, **more)
+
+
+def two(losses, macs, **more):
+    """Two groups, one task."""
+    return Table(("a", "b"), {key: {"t": loss} for key, loss in losses.items()}, macs, **more)
+
+
+def kept(outcome):
+    return {d.group: d.kept for d in outcome.decisions}
