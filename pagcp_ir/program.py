@@ -9,12 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 
-__all__ = ["Program", "TensorSpec"]
+__all__ = ["TRACE_BATCH", "Program", "Route", "TensorSpec"]
+
+TRACE_BATCH = 2
+"""Batch size of the example: 1 would hide the batch axis in broadcasts."""
+
+Route = Literal["fx", "export", "pt2"]
+"""How the graph was found: by torch.fx, by torch.export in its place, or in a .pt2 file."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,15 @@ class TensorSpec:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A traced network in eval mode. `module` is shared, never mutated: take `copy()` to train or mask it."""
+    """A traced network in eval mode. `module` is shared, never mutated: take `copy()` to train or mask it.
+
+    `notes`: what a person should know of the tracing, such as the sub-modules that are kept whole, and why.
+    """
 
     module: fx.GraphModule
     inputs: tuple[TensorSpec, ...]
     notes: tuple[str, ...] = field(default=())
+    route: Route = "fx"
 
     def copy(self) -> fx.GraphModule:
         """A deep copy of the module, free to be trained, masked or moved."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def materialise(
     module.graph.eliminate_dead_code(effects(module))
     module.recompile()
     _check_shapes(module, expected)
-    return Program(module, program.inputs, program.notes)
+    return replace(program, module=module)
 
 
 def copy_with(module: fx.GraphModule, replaced: Mapping[int, Tensor]) -> fx.GraphModule:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import torch
 
-__all__ = ["portable", "user_line"]
+__all__ = ["outside", "portable", "user_line"]
 
 _OWN = os.path.dirname(os.path.abspath(__file__))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
@@ -27,11 +27,15 @@ def user_line(trace: TracebackType | None = None) -> str:
         while step is not None:
             frames.insert(0, (step.tb_frame.f_code.co_filename, step.tb_lineno))
             step = step.tb_next
-    for file, line in frames:
-        path = os.path.abspath(file)
-        if not file.startswith("<") and not path.startswith((_OWN + os.sep, _TORCH + os.sep)):
-            return f"{portable(path)}:{line}"
-    return ""
+    return next((place for file, line in frames if (place := outside(file, line))), "")
+
+
+def outside(file: str, line: int) -> str:
+    """ "model.py:12" of a frame outside torch and this package, "" for one inside."""
+    path = os.path.abspath(file)
+    if file.startswith("<") or path.startswith((_OWN + os.sep, _TORCH + os.sep)):
+        return ""
+    return f"{portable(path)}:{line}"
 
 
 def portable(path: str) -> str:

@@ -1,34 +1,30 @@
-"""Trace a module into a Program with torch.fx, each proxy carrying the value it stands for.
+"""Trace a module into a Program: with torch.fx, which keeps the user's modules, and where that fails with torch.export.
 
-Because a proxy knows its shape, `list(x.chunk(2, 1))`, `b, c, h, w = x.shape`, `len(xs)` and `range(x.shape[1])` work.
-Sizes stay nodes of the graph where they can; a branch on data is refused with its source line. A sub-module that
-cannot be traced becomes an opaque leaf, and tracing starts over.
+A sub-module that torch.fx cannot follow becomes an opaque leaf; where it holds parameters, torch.export is asked first.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.effects import effects
-from pagcp_ir.program import Program, TensorSpec
-from pagcp_ir.source import user_line
-from pagcp_ir.values import fake_mode, fake_of, propagate, real_run
-from specs.diagnostics import TraceError
+from pagcp_ir.exported import export, graph_module_of, tensor_names
+from pagcp_ir.lifting import dropout_to_modules, lift
+from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec
+from pagcp_ir.symbolic import symbolic
+from pagcp_ir.values import propagate
+from specs.diagnostics import Diagnostic, TraceError
 
-__all__ = ["trace"]
-
-TRACE_BATCH = 2
-"""Batch size of the example: 1 would hide the batch axis in broadcasts."""
+__all__ = ["program_of", "trace"]
 
 
 def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
@@ -37,50 +33,109 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
     The model is left as it was: the program has copies of its tensors. Raises TraceError T2xx naming the source line.
     """
     root = _unwrapped(model)
-    with _left_as_it_was(root):
-        traced, leaves = _traced(root.eval(), inputs)
-        module = copy.deepcopy(traced).eval()
-        module.meta["name"] = type(root).__name__  # a copied graph module loses its class name
-        _drop_assertions(module)
-        _dropout_to_modules(module)
-        module.recompile()
-        propagate(module, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
-        for node in module.graph.nodes:
-            if node.op == "call_module" and node.target in leaves:
-                node.meta["opaque"] = leaves[node.target]
-        notes = tuple(f"{path}: {reason}" for path, reason in leaves.items())
-        program = Program(module, tuple(inputs), notes)
-        _require_same(root, program)
-    return program
+    with _left_as_it_was(root) as restore:
+        root.eval()
+        try:
+            program, leaves = _by_fx(root, inputs)
+        except TraceError as error:
+            if error.diagnostics[0].code == "T203":
+                raise
+            restore()
+            return _by_export(root, inputs, error)
+        opaque = {path: why for path, why in leaves.items() if any(True for _ in root.get_submodule(path).parameters())}
+        if not opaque:
+            return program
+        restore()
+        try:
+            return _by_export(root, inputs, TraceError(Diagnostic("T202", f"{p}: {why}") for p, why in opaque.items()))
+        except TraceError:
+            return program
+
+
+def _by_fx(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Program, Mapping[str, str]]:
+    """The program, and the sub-modules that are kept whole with the reasons."""
+    traced, leaves = symbolic(root, inputs)
+    _drop_assertions(traced)
+    program = program_of(traced, type(root).__name__, inputs, root, only=(F.batch_norm,))
+    for node in program.module.graph.nodes:
+        if node.op == "call_module" and node.target in leaves:
+            node.meta["opaque"] = leaves[node.target]
+    program = replace(program, notes=tuple(f"{path}: {reason}" for path, reason in leaves.items()))
+    _require_same(root, program, (TRACE_BATCH,))
+    return program, leaves
+
+
+def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -> Program:
+    """The same by torch.export. `why`: what torch.fx had against the model; raised again when nothing comes of it."""
+    try:
+        exported, fixed = export(root, inputs)
+        name, names = type(root).__name__, tensor_names(exported)
+        program = program_of(graph_module_of(exported, name), name, inputs, root, names=names)
+        _require_same(root, program, (TRACE_BATCH,))
+    except Exception as error:
+        raise why from error
+    try:
+        _require_same(root, program, (TRACE_BATCH + 1,))
+    except (TraceError, RuntimeError) as error:
+        told = f"torch.export fixes the batch size at {TRACE_BATCH}" + (f": {fixed}" if fixed else "")
+        hint = "read the batch size as x.shape[0] wherever forward needs it"
+        raise TraceError((*why.diagnostics, Diagnostic("T208", told, hint=hint))) from error
+    reasons = (f"{d.message} ({d.where})" if d.where else d.message for d in why.diagnostics)
+    return replace(program, route="export", notes=tuple(f"traced by torch.export: {reason}" for reason in reasons))
+
+
+def program_of(
+    graph: fx.GraphModule, name: str, inputs: Sequence[TensorSpec], original: nn.Module | None, **lifting: Any
+) -> Program:
+    """A copy of a traced graph as a program: its values on the nodes, modules in place of functional calls."""
+    dropout_to_modules(graph)
+    propagate(graph, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
+    lift(graph, original, **lifting)
+    module = copy.deepcopy(graph).eval()
+    module.meta["name"] = name  # a copied graph module loses its class name
+    module.recompile()
+    return Program(module, tuple(inputs))
 
 
 @contextmanager
-def _left_as_it_was(root: nn.Module) -> Iterator[None]:
-    """Give the model its train and eval modes back, and take away the constants that the tracer hung on it."""
-    modes, attributes = {module: module.training for module in root.modules()}, set(vars(root))
+def _left_as_it_was(root: nn.Module) -> Iterator[Callable[[], None]]:
+    """Give the modules their attributes back, afterwards and whenever the function that it yields is called.
+
+    Tracing leaves constants, and in what forward writes to itself proxies.
+    """
+    states = [(module, _shallow(vars(module))) for module in root.modules()]
+
+    def restore() -> None:
+        for module, state in states:
+            vars(module).clear()
+            vars(module).update(_shallow(state))
+
     try:
-        yield
+        yield restore
     finally:
-        for child, training in modes.items():
-            child.training = training
-        for name in set(vars(root)) - attributes:
-            delattr(root, name)
+        restore()
 
 
-def _require_same(root: nn.Module, program: Program) -> None:
-    """What fx cannot see (a branch on an attribute, a write through an alias) must not change what is computed."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        outputs = []
-        for module in (root, program.module):
-            torch.manual_seed(0)
-            outputs.append(pytree.tree_leaves(module(*program.example_inputs(TRACE_BATCH))))
-    for expected, got in zip(*outputs, strict=False):
-        if isinstance(expected, Tensor) and not _close(expected, got):
-            raise TraceError.one(
-                "T207",
-                f"the traced graph of {type(root).__name__} does not compute what the model computes",
-                hint="look for writes into views of tensors and for state that forward changes",
-            )
+def _shallow(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that does not see what is put into or taken out of its containers."""
+    return {k: copy.copy(v) if type(v) in (dict, list, set) else v for k, v in state.items()}
+
+
+def _require_same(root: nn.Module, program: Program, batches: Sequence[int]) -> None:
+    """What the tracer cannot see (a branch on an attribute, a write through an alias) must not change the result."""
+    for batch in batches:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            outputs = []
+            for module in (root, program.module):
+                torch.manual_seed(0)
+                outputs.append(pytree.tree_leaves(module(*program.example_inputs(batch))))
+        for expected, got in zip(*outputs, strict=False):
+            if isinstance(expected, Tensor) and not _close(expected, got):
+                raise TraceError.one(
+                    "T207",
+                    f"the traced graph of {type(root).__name__} does not compute what the model computes",
+                    hint="look for writes into views of tensors and for state that forward changes",
+                )
 
 
 def _close(expected: Tensor, got: Any) -> bool:
@@ -89,246 +144,9 @@ def _close(expected: Tensor, got: Any) -> bool:
     return torch.allclose(expected.double(), got.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
-    """The graph, and the sub-modules that had to be kept whole, with the reason.
-
-    A function that the user wrapped as a leaf (torch.fx.wrap) is traced where that works, and a leaf where it does not.
-    """
-    try:
-        with _unwrapped_functions() as any_wrapped:
-            module, leaves = _attempt(root, inputs)
-    except TraceError:
-        if not any_wrapped:
-            raise
-    else:
-        if not leaves or not any_wrapped:
-            return module, leaves
-    return _attempt(root, inputs)
-
-
-@contextmanager
-def _unwrapped_functions() -> Iterator[bool]:
-    wrapped = dict(_wrapped_fns_to_patch)
-    _wrapped_fns_to_patch.clear()
-    try:
-        yield bool(wrapped)
-    finally:
-        _wrapped_fns_to_patch.update(wrapped)
-
-
-def _attempt(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
-    leaves: dict[str, str] = {}
-    while True:
-        tracer = _ShapeTracer(inputs, leaves)
-        try:
-            graph = tracer.trace(root)
-        except _SubmoduleFailed as failed:
-            leaves[failed.path] = failed.reason
-            continue
-        return fx.GraphModule(root, graph, class_name=type(root).__name__), leaves
-
-
 def _unwrapped(model: nn.Module) -> nn.Module:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, wrappers) else model
-
-
-class _SubmoduleFailed(Exception):
-    """Tracing inside a sub-module failed: it becomes a leaf."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
-
-
-class _ValueProxy(fx.Proxy):
-    """A proxy that knows its value: a fake tensor, or a plain Python value for sizes."""
-
-    @property
-    def value(self) -> Any:
-        return self.node.meta["value"]
-
-    def __getattr__(self, k: str) -> Any:
-        return _ValueAttribute(self, k)
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def __iter__(self) -> Iterator[Any]:
-        items = [operator.getitem(self, i) for i in range(len(self.value))]
-        return iter(items)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def __bool__(self) -> bool:
-        return bool(self._concrete("a branch"))
-
-    def __index__(self) -> int:
-        return operator.index(self._concrete("an index"))
-
-    def __int__(self) -> int:
-        return int(self._concrete("int()"))
-
-    def __float__(self) -> float:
-        return float(self._concrete("float()"))
-
-    def _concrete(self, use: str) -> Any:
-        if isinstance(self.value, Tensor):
-            raise TraceError.one(
-                "T201",
-                f"the control flow depends on data: {use} reads the value of `{self.node.name}`",
-                where=user_line(),
-                hint="compute both sides and select with torch.where, or move the branch out of forward",
-            )
-        return self.value
-
-
-def _in_place(operation: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """`v += 1` writes into a tensor, and into whatever it is a view of; sizes are simply added."""
-
-    def method(self: _ValueProxy, other: Any) -> Any:
-        chosen = operation if isinstance(self.value, Tensor) else plain
-        return self.tracer.create_proxy("call_function", chosen, (self, other), {})
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"):
-    _plain = getattr(operator, _name, None) or getattr(operator, _name + "_")
-    setattr(_ValueProxy, f"__i{_name}__", _in_place(getattr(operator, "i" + _name), _plain))
-
-
-class _ValueAttribute(_ValueProxy):
-    """`x.shape`: becomes a node only when it is used as a value rather than called."""
-
-    def __init__(self, root: _ValueProxy, attr: str) -> None:
-        self.root, self.attr = root, attr
-        self.tracer = root.tracer
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
-
-
-class _ShapeTracer(fx.Tracer):
-    """torch.fx's tracer with values on proxies, buffers as nodes, and opaque leaves."""
-
-    proxy_buffer_attributes = True
-
-    def __init__(self, inputs: Sequence[TensorSpec], leaves: dict[str, str]) -> None:
-        super().__init__(param_shapes_constant=False)
-        self.specs, self.leaves, self.mode = tuple(inputs), leaves, fake_mode()
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _ValueProxy(node, self)
-
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        named["proxy_factory_fn"] = None
-        proxy = super().create_proxy(kind, target, args, kwargs, *rest[:2], **named)
-        proxy.node.meta["where"] = user_line() if kind != "placeholder" else ""
-        if kind != "placeholder":
-            proxy.node.meta["value"] = self._evaluate(proxy.node)
-        return proxy
-
-    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
-        node = super().create_node(kind, target, args, kwargs, *rest, **named)
-        if kind == "get_attr":  # also made for tensors that forward creates
-            node.meta["value"], node.meta["where"] = self._evaluate(node), user_line()
-        return node
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        names = _argument_names(root_fn, len(self.specs), type(self.root).__name__)
-        proxies = []
-        for name, spec in zip(names, self.specs, strict=True):
-            proxy = self.create_proxy("placeholder", name, (), {})
-            proxy.node.meta["value"] = fake_of((TRACE_BATCH, *spec.shape[1:]), spec.dtype, self.mode)
-            proxies.append(proxy)
-        return root_fn, [self.root, *proxies]
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            path = self.path_of_module(m)
-        except NameError:  # made inside forward, `nn.Softmax(1)(x)`: what it calls is traced instead
-            return forward(*args, **kwargs)
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except _SubmoduleFailed:
-            raise
-        except Exception as error:
-            if self.is_leaf_module(m, path) or not path:
-                raise
-            raise _SubmoduleFailed(path, _reason(error)) from error
-
-    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
-        try:
-            return super().trace(root, concrete_args)
-        except (TraceError, _SubmoduleFailed):
-            raise
-        except Exception as error:
-            raise TraceError.one(
-                "T202",
-                f"{type(root).__name__} cannot be traced: {type(error).__name__}: {error}",
-                where=user_line(error.__traceback__),
-                hint="move what fails into a sub-module of its own: it is then kept whole and the rest is cut",
-            ) from error
-
-    def _evaluate(self, node: fx.Node) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
-        call = self._callable(node)
-        with _maybe_revert_all_patches(), torch.no_grad():
-            try:
-                with self.mode:
-                    return call(*args, **kwargs)
-            except Exception:
-                if not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs))):
-                    raise
-                return real_run(self.mode, call, args, kwargs)
-
-    def _callable(self, node: fx.Node) -> Callable[..., Any]:
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))
-        if node.op == "get_attr":
-            path, _, name = str(node.target).rpartition(".")
-            return lambda: getattr(self.root.get_submodule(path), name)
-        if node.op == "call_method":
-            return lambda self_, *a, **k: getattr(self_, str(node.target))(*a, **k)
-        assert callable(node.target)
-        return node.target
-
-
-def _argument_names(forward: Callable[..., Any], count: int, model: str) -> list[str]:
-    parameters = list(inspect.signature(inspect.unwrap(forward)).parameters.values())[1:]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return [f"input_{i}" for i in range(count)]
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if not len(required) <= count <= len(positional):
-        raise TraceError.one(
-            "T203",
-            f"{model}.forward takes {len(required)} inputs ({', '.join(p.name for p in required)}), got {count}",
-            hint="give one shape per positional input under model.inputs, or wrap the model with model.adapter",
-        )
-    return [p.name for p in positional[:count]]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TraceError):
-        first = error.diagnostics[0]
-        return f"{first.message} ({first.where})" if first.where else first.message
-    where = user_line(error.__traceback__)
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where})"
 
 
 def _drop_assertions(module: fx.GraphModule) -> None:
@@ -337,27 +155,3 @@ def _drop_assertions(module: fx.GraphModule) -> None:
         if node.op == "call_function" and node.target in (torch._assert, torch._check):
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code(effects(module))
-
-
-def _dropout_to_modules(module: fx.GraphModule) -> None:
-    """Turn functional dropout (off while tracing) into modules, so that train mode means something."""
-    table = {
-        nn.functional.dropout: nn.Dropout,
-        nn.functional.dropout2d: nn.Dropout2d,
-        nn.functional.dropout3d: nn.Dropout3d,
-    }
-    for node in list(module.graph.nodes):
-        kind = table.get(node.target) if node.op == "call_function" else None
-        if kind is None:
-            continue
-        rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-        training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
-        if training:  # always on, also in eval: not ours to change
-            continue
-        name = f"{node.name}_module"
-        module.add_submodule(name, kind(rate).eval())
-        with module.graph.inserting_before(node):
-            new = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        module.graph.erase_node(node)

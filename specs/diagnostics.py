@@ -67,6 +67,8 @@ CODES: dict[str, str] = {
     "T205": "tensors of the network and of the weights file do not match by name",
     "T206": "tensors of the network and of the weights file do not match in shape",
     "T207": "the traced graph does not compute what the model computes",
+    "T208": "the traced graph runs at one batch size only",
+    "T209": "a torch.export program cannot be read, or is not a network in eval mode",
     # the channel graph
     "G301": "nothing may be cut",
     "G302": "a glob of model.protect matches no layer",

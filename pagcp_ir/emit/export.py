@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +9,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from pagcp_ir.program import Program
+from pagcp_ir.quiet import quiet, reason_of
 from specs.diagnostics import EmitError
 
 __all__ = ["Exported", "export", "quiet", "reason_of"]
@@ -59,29 +55,3 @@ def _clean(exported: ExportedProgram) -> ExportedProgram:
                 node.meta = {k: v for k, v in node.meta.items() if k in kept}
     exported.example_inputs = None
     return exported
-
-
-def reason_of(error: Exception) -> str:
-    """Type and first line of the exception at the root: the exporters wrap it in pages of advice."""
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
-    return f"{type(root).__name__}: {lines[0]}" if lines else type(root).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' progress and deprecation notices; errors are exceptions and pass through."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    unread = io.StringIO()  # a failed export prints its whole graph
-    with warnings.catch_warnings(), redirect_stdout(unread), redirect_stderr(unread):
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
