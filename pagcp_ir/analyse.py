@@ -14,11 +14,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.channels import Binding, ChannelGraph, Group, Keep, Layer, Pin, TensorInfo, Units, ValueAxis, layer_of
+from pagcp_ir.effects import writes_in_place
 from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, spread, through, varying
 from pagcp_ir.program import Program
 from pagcp_ir.protect import pin_protected
-from pagcp_ir.rules import ADDS, DIVIDES, KEPT_WHOLE, WRITES_THROUGH, Op, op_of, shared_memory
-from pagcp_ir.site import Site, opaque
+from pagcp_ir.rules import ADDS, DIVIDES, KEPT_WHOLE, MADE, OPAQUE, WRITES_THROUGH, Op, op_of, shared_memory
+from pagcp_ir.site import Site
 from pagcp_ir.sizes import is_plain, sizes_read
 from pagcp_ir.text import op_name
 from pagcp_ir.values import fixed_macs
@@ -83,16 +84,17 @@ def _node(
         _pin_outputs(labels, node.args[0], args[0])
         return None
     if not any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta["value"])):
-        if not is_plain(node.meta["value"]):  # an object of the user's: whatever it holds is out of sight
+        if writes_in_place(node):
+            _pin_written(labels, node, args, env, modules)
+        elif not is_plain(node.meta["value"]):  # an object of the user's: whatever it holds is out of sight
             _pin_all(labels, (args, kwargs), f"is kept in `{labels.op}`, an object that is not a container")
         return node.meta["value"]  # sizes: nothing of them is a channel
     module = modules[str(node.target)] if node.op == "call_module" else None
     op, counted = op_of(node, modules), len(labels.layers)
     result = op.labels(Site(labels, node, args, kwargs, module, names))
-    if op is WRITES_THROUGH and isinstance(node.args[0], fx.Node):
-        shared = [env.get(n) for n in shared_memory(node.args[0], modules)]
-        _pin_all(labels, shared, f"`{labels.op}` writes through a view")
-    if op.labels is opaque:
+    if op is WRITES_THROUGH:
+        _pin_written(labels, node, args, env, modules)
+    if op in (OPAQUE, MADE):
         _pin_widths_read(labels, node, env)
     if node.target in DIVIDES and len(args) > 1 and isinstance(args[1], Tensor):
         labels.divisors.append(args[1])
@@ -101,6 +103,16 @@ def _node(
     if len(labels.layers) == counted and op.labels in KEPT_WHOLE:
         _add_fixed_cost(labels, node, module)
     return result
+
+
+def _pin_written(
+    labels: Labels, node: fx.Node, args: Any, env: Mapping[fx.Node, Any], modules: Mapping[str, nn.Module]
+) -> None:
+    """What is written into, what it is a view of, and what is written: cutting could turn the view into a copy."""
+    reason = f"`{labels.op}` writes through a view"
+    if isinstance(node.args[0], fx.Node):
+        _pin_all(labels, [env.get(n) for n in shared_memory(node.args[0], modules)], reason)
+    _pin_all(labels, args, reason)
 
 
 def _pin_all(labels: Labels, values: Any, reason: str) -> None:

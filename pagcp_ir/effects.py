@@ -25,7 +25,7 @@ def writes_in_place(node: fx.Node, module: Any = None) -> bool:
     if node.kwargs.get("inplace") is True or "out" in node.kwargs or node.target in _OPERATORS:
         return True
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return name.endswith("_") and not name.startswith("__")
+    return (name.endswith("_") and not name.startswith("__")) or name == "__setitem__"
 
 
 def effects(module: fx.GraphModule) -> Callable[[fx.Node], bool]:

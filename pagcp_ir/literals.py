@@ -4,6 +4,7 @@ survives. Sizes that the program computes from shapes recompute themselves.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from pagcp_ir.channels import Keep, Layer, ValueAxis
+from pagcp_ir.sizes import is_index, positions
 
 __all__ = ["Cutting", "Index", "Resize"]
 
@@ -79,9 +81,16 @@ def literal_where_wrong(node: fx.Node, shape: Sequence[int]) -> None:
     if len(sizes) > len(shape) - lead:
         return
     fixed = [wanted if _computed_wrong(s, wanted) else s for s, wanted in zip(sizes, shape[lead:], strict=False)]
+    wrong = [i for i, (a, b) in enumerate(zip(fixed, sizes, strict=False)) if a is not b]
+    if len(wrong) == 1 and -1 not in sizes and _op_name(node) in ("view", "reshape"):
+        fixed[wrong[0]] = -1  # what is left over, at other image sizes too
     if fixed != sizes:
         rest = fixed if flat else (tuple(fixed), *node.args[first + 1 :])
         node.args = (*node.args[:first], *rest)
+
+
+def _op_name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
 def _computed_wrong(size: Any, wanted: int) -> bool:
@@ -168,6 +177,10 @@ def getitem(cutting: Cutting, node: fx.Node) -> None:
         return
     width, item = len(source.units), items[place]
     taken = np.arange(width)[_literal(item)]
+    if isinstance(item, (list, fx.Node)):  # positions by name: a list, or a buffer that holds them
+        items[place] = _new_positions(cutting, source, taken)
+        node.update_arg(1, tuple(items) if isinstance(index, tuple) else items[0])
+        return
     if isinstance(item, int):
         items[place] = _new_positions(cutting, source, np.array([taken]))[0]
     elif isinstance(item, slice) and taken.size == width and (item.step or 1) == 1:
@@ -178,7 +191,9 @@ def getitem(cutting: Cutting, node: fx.Node) -> None:
 
 
 def _literal(item: Any) -> Any:
-    """A slice whose bounds are nodes is read at its traced values."""
+    """A slice whose bounds are nodes is read at its traced values, and so is a buffer of positions."""
+    if isinstance(item, fx.Node) and is_index(item.meta["value"]):
+        return positions(item.meta["value"])
     if not isinstance(item, slice):
         return item
     read = [p.meta["value"] if isinstance(p, fx.Node) else p for p in (item.start, item.stop, item.step)]
@@ -209,6 +224,29 @@ def _as_index(positions: list[int]) -> Any:
         return slice(0, 0)
     start, stop = positions[0], positions[-1] + 1
     return slice(start, stop) if positions == list(range(start, stop)) else positions
+
+
+def index_select(cutting: Cutting, node: fx.Node) -> None:
+    """index_select along the channel axis becomes a list of the positions that survive."""
+    source: Any = node.args[0]
+    channels, index = cutting.axis(source), _argument(node, 2, "index")
+    if channels is None or cutting.survivors(channels).all() or not is_index(index.meta["value"]):
+        return
+    ndim = source.meta["value"].ndim
+    axis = int(_argument(node, 1, "dim")) % ndim
+    if axis == channels.axis:
+        left = _new_positions(cutting, channels, np.array(positions(index.meta["value"])))
+        node.op, node.target = "call_function", operator.getitem
+        node.args, node.kwargs = (source, (*(slice(None),) * axis, left)), {}
+
+
+def repeats(cutting: Cutting, node: fx.Node) -> None:
+    """`repeat(1, 16, 1, 1)` of one channel: as many copies as survive."""
+    source: Any = node.args[0]
+    shape, out = source.meta["value"].shape, cutting.axis(node)
+    lead = node.meta["value"].ndim - len(shape)
+    if out is not None and (out.axis < lead or shape[out.axis - lead] == 1):
+        output_sizes(cutting, node)
 
 
 def squeeze_dims(cutting: Cutting, node: fx.Node) -> None:

@@ -15,8 +15,19 @@ from torch.utils import _pytree as pytree
 
 from pagcp_ir.labels import Ref, compact, spread, tied_across, varying
 from pagcp_ir.site import Site, opaque, pinned
+from pagcp_ir.sizes import is_index, positions
 
-__all__ = ["channel_shuffle", "getitem", "mover", "pad", "unbind"]
+__all__ = [
+    "attribute",
+    "channel_shuffle",
+    "expanded",
+    "getitem",
+    "index_select",
+    "made",
+    "mover",
+    "pad",
+    "unbind",
+]
 
 
 def mover(site: Site) -> Any:
@@ -40,7 +51,8 @@ def _call(site: Site, args: Any, kwargs: Any) -> Any:
     if site.module is not None:
         return type(site.module).forward(site.module, *args, **kwargs)
     if site.node.op == "call_method":
-        return getattr(args[0], str(site.node.target))(*args[1:], **kwargs)
+        name = str(site.node.target)
+        return getattr(args[0], "reshape" if name == "view" else name)(*args[1:], **kwargs)
     target: Any = site.node.target
     return target(*args, **kwargs)
 
@@ -57,18 +69,82 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def getitem(site: Site) -> Any:
-    """`x[...]`: an element of a container, or slices, integers, None and Ellipsis on a tensor."""
+    """`x[...]`: an element of a container, or slices, integers, a list, None and Ellipsis on a tensor."""
     source, index = site.args
     if not isinstance(source, (Tensor, Ref)):
         return source[index]
-    items = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(i, (Tensor, Ref, list, bool)) for i in items):
+    items = tuple(_constant(i) for i in (index if isinstance(index, tuple) else (index,)))
+    listed = [i for i in items if isinstance(i, list)]
+    if any(isinstance(i, (Tensor, Ref, bool)) for i in items) or (listed and not _takes_one(items)):
         return pinned(site, f"`{site.labels.op}` takes an index that is data")
     value = site.as_labels(source)
-    result = compact(value[index])
+    result = compact(value[items])
     if any(isinstance(i, int) for i in items):
         _pin_selected(site, value, items, result)
     return result
+
+
+def _constant(item: Any) -> Any:
+    """A buffer of positions as the list that it holds."""
+    return positions(item.tensor) if isinstance(item, Ref) and is_index(item.tensor) else item
+
+
+def _takes_one(items: tuple[Any, ...]) -> bool:
+    """Whether one list of positions is taken and all else are slices: the axes stay where they are."""
+    lists = [i for i in items if isinstance(i, list)]
+    plain = all(i is Ellipsis or isinstance(i, (slice, list)) for i in items)
+    return plain and len(lists) == 1 and all(type(p) is int for p in lists[0])
+
+
+def index_select(site: Site) -> Any:
+    """`x.index_select(dim, index)` by a buffer of positions: the channels that it names, in its order."""
+    x, dim, index = site.as_labels(site.arg(0, "input")), site.arg(1, "dim"), site.arg(2, "index")
+    if not isinstance(index, Ref):
+        return pinned(site, f"`{site.labels.op}` takes an index that is data")
+    return compact(x.index_select(dim, index.tensor))
+
+
+def expanded(site: Site) -> Any:
+    """expand, repeat: the copies of one channel (a mask) along the channel axis are channels of their own.
+
+    They are tied to what they meet; the channel that is copied stays. A value with several channels is only moved.
+    """
+    source, result = site.arg(0, "input"), mover(site)
+    if not isinstance(result, Tensor):
+        return result
+    kernel = isinstance(source, Ref) and _is_kernel(site)
+    shape = (1,) * (result.ndim - len(source.shape)) + tuple(source.shape)
+    grown = [d for d in range(result.ndim) if shape[d] == 1 < result.shape[d] and (kernel or d > 0)]
+    if not grown or (not kernel and varying(result)):
+        return result
+    axis = 0 if kernel else 1 if 1 in grown else grown[-1]
+    return spread(site.labels.fresh(result.shape[axis]), axis, tuple(result.shape))
+
+
+def _is_kernel(site: Site) -> bool:
+    """Whether the result is nothing but the weight of functional convolutions: one copy for every channel."""
+    users = list(site.node.users)
+    names = [getattr(user.target, "__name__", "") for user in users]
+    return bool(users) and all(
+        name.startswith("conv") and (user.args[1:2] == (site.node,) or user.kwargs.get("weight") is site.node)
+        for name, user in zip(names, users, strict=True)
+    )
+
+
+def made(site: Site) -> Any:
+    """A tensor that forward makes: its sizes are what they are, and so are those that it is told.
+
+    `x.new_zeros(...)` takes no more than the dtype of x; one that is made of other tensors is not known.
+    """
+    alike = str(site.node.target).startswith("new_")
+    if len(list(site.operands())) > int(alike):
+        return opaque(site)
+    return site.labels.fixed(site.shape, f"the constant of `{site.labels.op}`")
+
+
+def attribute(site: Site) -> Any:
+    """`x.T`, `x.mT` move values; other attributes of a tensor are not known."""
+    return mover(site) if site.args[1] in ("T", "mT") else opaque(site)
 
 
 def _pin_selected(site: Site, value: Tensor, items: tuple[Any, ...], result: Tensor) -> None:

@@ -34,21 +34,24 @@ def functional_conv(transposed: bool) -> Rule:
     def rule(site: Site) -> Any:
         x, weight, bias = site.arg(0, "input"), site.arg(1, "weight"), site.arg(2, "bias", None)
         groups = site.arg(5 if transposed else 6, "groups", 1)
-        if not isinstance(weight, Ref) or not isinstance(bias, (Ref, type(None))):
+        own = isinstance(weight, Ref) or (groups == weight.shape[0] > 1 and not transposed)
+        if not own or not isinstance(bias, (Ref, type(None))):
             return pinned(site, f"the weight of `{site.labels.op}` is computed")
         return _conv(site, site.as_labels(x), weight, bias, groups, transposed)
 
     return rule
 
 
-def _conv(site: Site, x: Tensor, weight: Ref, bias: Ref | None, groups: int, transposed: bool) -> Tensor:
+def _conv(site: Site, x: Tensor, weight: Ref | Tensor, bias: Ref | None, groups: int, transposed: bool) -> Any:
     labels = site.labels
     channel = x.ndim - (len(weight.shape) - 1)
     inputs = labels.along(x, channel, f"`{labels.op}` mixes positions of another axis than the channels")
     depthwise = groups > 1 and inputs.shape[0] == groups
     if depthwise:
         outputs = inputs.repeat_interleave(site.shape[channel] // groups)
-        labels.tie(labels.axis(weight, 0, "along"), inputs if transposed else outputs)
+        labels.tie(_kernels(site, weight), inputs if transposed else outputs)
+    elif not isinstance(weight, Ref):
+        return pinned(site, f"the weight of `{labels.op}` is computed")
     elif transposed:
         reads, makes = labels.axis(weight, 0, "in"), labels.axis(weight, 1, "out")
         labels.tie(reads, inputs)
@@ -65,6 +68,13 @@ def _conv(site: Site, x: Tensor, weight: Ref, bias: Ref | None, groups: int, tra
     factor = positions * math.prod(weight.shape[2:])
     _layer(site, weight, bias, factor, inputs, outputs, groups=groups, depthwise=depthwise)
     return spread(outputs, channel, site.shape)
+
+
+def _kernels(site: Site, weight: Ref | Tensor) -> Tensor:
+    """One label for every kernel of a depthwise convolution; a kernel may be computed (a blur that is expanded)."""
+    if isinstance(weight, Ref):
+        return site.labels.axis(weight, 0, "along")
+    return site.labels.along(weight, 0, f"the weight of `{site.labels.op}` is computed")
 
 
 def _equal_counts(site: Site, axis: Tensor, groups: int) -> None:
@@ -99,7 +109,7 @@ def _linear(site: Site, x: Tensor, weight: Ref, bias: Ref | None) -> Tensor:
 
 def _layer(
     site: Site,
-    weight: Ref,
+    weight: Ref | Tensor,
     bias: Ref | None,
     factor: int,
     inputs: Tensor,
@@ -110,7 +120,7 @@ def _layer(
     kind = type(site.module).__name__ if site.module is not None else site.labels.op
     site.labels.layers.append(
         RawLayer(
-            name=weight.name.removesuffix(".weight"),
+            name=weight.name.removesuffix(".weight") if isinstance(weight, Ref) else site.node.name,
             kind=kind,
             node=site.node.name,
             factor=factor,
@@ -118,7 +128,7 @@ def _layer(
             outputs=outputs,
             per_channel=depthwise,
             parts=1 if depthwise else groups,
-            tensors=(weight.name,) if bias is None else (weight.name, bias.name),
+            tensors=tuple(t.name for t in (weight, bias) if isinstance(t, Ref)),
         )
     )
 

@@ -6,6 +6,7 @@ functions by identity, methods by name. What is not here is opaque: it pins the 
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ __all__ = [
     "DIVIDES",
     "FUNCTIONS",
     "KEPT_WHOLE",
+    "MADE",
     "METHODS",
     "MODULES",
+    "OPAQUE",
     "WRITES_THROUGH",
     "Op",
     "op_of",
@@ -58,6 +61,7 @@ class Op:
 
 
 OPAQUE = Op(opaque)
+MADE = Op(mv.made)
 WRITES_THROUGH = Op(mv.writes_through_a_view)
 HOOKED = Op(mv.hooked)
 Table = dict[str, Op]
@@ -128,9 +132,17 @@ _CALLS: Table = {
     "softmax log_softmax F.softmax F.log_softmax F.softmin cumsum cumprod": Op(pw.normalised_along(1)),
     "F.normalize": Op(pw.normalised_along(2, default=1)),
     "F.glu": Op(pw.glu, zero="all"),
-    "view reshape expand unflatten": Op(mv.mover, lit.output_sizes, zero="all"),
-    "flatten permute transpose t swapaxes swapdims movedim moveaxis unsqueeze flip repeat tile "
-    "repeat_interleave expand_as view_as reshape_as ravel cat concat concatenate stack pixel_shuffle pixel_unshuffle "
+    "view reshape unflatten": Op(mv.mover, lit.output_sizes, zero="all"),
+    "expand broadcast_to": Op(mv.expanded, lit.output_sizes),
+    "repeat": Op(mv.expanded, lit.repeats),
+    "expand_as": Op(mv.expanded),
+    "index_select": Op(mv.index_select, lit.index_select, zero="all"),
+    "zeros_like": Op(pw.unary, is_value=True, zero="always"),
+    "ones_like full_like": Op(pw.unary, is_value=True),
+    "new_zeros new_ones new_full new_empty new_tensor zeros ones full arange linspace eye tensor": MADE,
+    "builtins.getattr": Op(mv.attribute, zero="all"),
+    "flatten permute transpose t swapaxes swapdims movedim moveaxis unsqueeze flip tile "
+    "repeat_interleave view_as reshape_as ravel cat concat concatenate stack pixel_shuffle pixel_unshuffle "
     "F.pixel_shuffle F.pixel_unshuffle": Op(mv.mover, zero="all"),
     "squeeze": Op(mv.mover, lit.squeeze_dims, zero="all"),
     "chunk split split_with_sizes tensor_split": Op(mv.mover, lit.split_sizes, zero="all"),
@@ -141,7 +153,7 @@ _CALLS: Table = {
     "roll": Op(mv.rolled, zero="all"),
     "F.pad": Op(mv.pad, lit.pad_amounts),
     "channel_shuffle F.channel_shuffle": Op(mv.channel_shuffle, zero="all"),
-    "matmul bmm operator.matmul": Op(ct.matmul, zero="any"),
+    "matmul bmm mm operator.matmul": Op(ct.matmul, zero="any"),
     "einsum": Op(ct.einsum, zero="any"),
     "F.scaled_dot_product_attention": Op(ct.attention, lit.attention_scale, is_value=True),
     "F.multi_head_attention_forward": Op(pr.multihead),
@@ -155,7 +167,7 @@ def _rows(table: Table) -> Iterable[tuple[str, Op]]:
 def _functions(name: str) -> Iterable[Any]:
     """The functions of that name: `F.relu`, `operator.add`, and for a bare name that of torch."""
     space, _, last = name.rpartition(".")
-    home: Any = {"F": F, "operator": operator, "": torch}[space]
+    home: Any = {"F": F, "operator": operator, "builtins": builtins, "": torch}[space]
     found = getattr(home, last, None)
     return [found] if callable(found) and not isinstance(found, type) else []
 

@@ -1,4 +1,4 @@
-"""Sizes that a program reads: which node reads the size of which tensor, along which axis."""
+"""Sizes and positions that a program reads: of which tensor, along which axis; which it holds as constants."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import operator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["is_plain", "sizes_read"]
+__all__ = ["is_index", "is_plain", "positions", "sizes_read"]
 
 
 def sizes_read(node: fx.Node) -> list[tuple[fx.Node, int | None]]:
@@ -37,3 +38,14 @@ def is_plain(value: Any) -> bool:
         return all(is_plain(v) for v in value.values())
     kinds = (int, float, complex, bool, str, type(None), torch.dtype, torch.device, torch.layout, slice, range)
     return isinstance(value, (*kinds, torch.memory_format, type(Ellipsis)))
+
+
+def is_index(value: Any) -> bool:
+    """Whether this is a constant list of positions: an integer tensor of one axis that holds its data."""
+    kinds = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    return isinstance(value, Tensor) and not isinstance(value, FakeTensor) and value.ndim == 1 and value.dtype in kinds
+
+
+def positions(index: Tensor) -> list[int]:
+    """The positions that a constant index holds."""
+    return [int(i) for i in index.tolist()]
