@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -102,27 +102,50 @@ def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False)
 
 @app.command()
 def inspect(
-    spec: SpecFile,
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC", help="the YAML spec, or module:callable that returns a network", show_default=False
+        ),
+    ],
     overrides: Overrides = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="SHAPE", help="of module:callable, for each input: 1x3x224x224, or 1x16:int64"),
+    ] = None,
+    graph: Annotated[
+        Literal["dot", "text"] | None,
+        typer.Option("--graph", help="print the graph instead: dot for Graphviz, or text, one value a line"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="write the graph there, and print the report")
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="also write the empty plan (no cuts) there")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is coupled and what is pinned, and why."""
+    """Show what is coupled and what is pinned, and why; of a spec or of any module:callable."""
+    if out is not None and graph is None:
+        raise typer.BadParameter("needs --graph, which says what to write there", param_hint="--out")
     with _told(as_json):
-        from specs.spec import load_spec
-
-        read = load_spec(spec, overrides or ())
         from pagcp_cli.folder import writing
+        from pagcp_cli.subject import subject
+
+        read = subject(spec, inputs or (), overrides or ())
+        from pagcp_cli.inspected import inspection_report
         from pagcp_cli.inspection import inspect_spec
-        from pagcp_cli.render import inspection_report
 
         found = inspect_spec(read)
-        if plan is not None:
-            with writing(plan):
-                plan.write_text(found.plan.to_json(), encoding="utf-8")
-        _result(found.to_dict() if as_json else inspection_report(found))
+        drawn = found.graph(graph) if graph is not None else ""
+        for path, text in ((plan, found.plan.to_json()), (out, drawn)):
+            if path is not None:
+                with writing(path):
+                    path.write_text(text, encoding="utf-8")
+        if drawn and out is None:
+            _result({"graph": drawn} if as_json else drawn)
+        else:
+            _result(found.to_dict() if as_json else inspection_report(found))
 
 
 @app.command("diff")

@@ -13,11 +13,10 @@ from pagcp_cli.numbers import count, percent, size, value
 
 if TYPE_CHECKING:
     from pagcp_cli.driver import CompileResult
-    from pagcp_cli.inspection import Inspection, SeenGroup
     from specs.diff import Diff, DiffRow
     from specs.plan import Costs, Verdict
 
-__all__ = ["compile_report", "diff_report", "inspection_report"]
+__all__ = ["compile_report", "diff_report", "pairs", "text_of"]
 
 _MARKS = {"same": " ", "changed": "~", "added": "+", "removed": "-"}
 _STYLES = {"same": "dim", "changed": "", "added": "green", "removed": "red"}
@@ -35,26 +34,12 @@ def compile_report(result: CompileResult) -> str:
     parts: list[RenderableType] = []
     if result.verdicts:
         parts += [_tasks(result.verdicts), ""]
-    parts += [_costs(result.plan.before, result.plan.after, result.limits), "", _pairs(facts)]
+    parts += [_costs(result.plan.before, result.plan.after, result.limits), "", pairs(facts)]
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
     if any(line.startswith("budget ") for line in result.missed):
         parts.append(Text("hint: to cut more, give pagcp a larger total or tolerance, uniform a larger ratio"))
-    return _text(parts)
-
-
-def inspection_report(found: Inspection) -> str:
-    """One paragraph per group: width, what it is coupled with, readers, pins with reasons."""
-    head = (
-        f"{len(found.groups)} groups, {found.free} of {found.units} units free to cut; they carry "
-        f"{percent(found.prunable_macs, found.costs.macs)} of {count(found.costs.macs)} MACs"
-    )
-    parts: list[RenderableType] = [Text(head)]
-    for group in found.groups:
-        parts += ["", *_group(group, found.costs.macs)]
-    if found.notes:
-        parts += ["", *(Text(f"note: {note}", style="yellow") for note in found.notes)]
-    return _text(parts)
+    return text_of(parts)
 
 
 def diff_report(found: Diff) -> str:
@@ -68,7 +53,7 @@ def diff_report(found: Diff) -> str:
     kept = percent(after.macs, before.macs)
     params = _change(count(before.params), count(after.params))
     table.add_row("", "total", "", _change(count(before.macs), count(after.macs)), params, kept, "", style="bold")
-    return _text([table])
+    return text_of([table])
 
 
 def _diff_cells(row: DiffRow, total: int) -> tuple[str, ...]:
@@ -106,27 +91,13 @@ def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:
     return table
 
 
-def _group(group: SeenGroup, total: int) -> Iterable[RenderableType]:
-    free = f"{group.free} free" if group.free else "none free"
-    head = Text(group.name, style="bold")
-    head.append(f"  width {group.width}, {free}, {percent(group.prunable_macs, total)} of MACs", style="not bold")
-    yield head
-    facts = [("coupled with", ", ".join(group.coupled))] if group.coupled else []
-    facts.append(("read by", ", ".join(group.readers) or "nothing"))
-    facts += [("pinned", f"{p.count} of {group.width}: {p.reason}{_at(p.where)}") for p in group.pins]
-    yield _pairs(facts, indent=2)
-
-
-def _at(where: str) -> str:
-    return f" ({where})" if where else ""
-
-
 def _parity(parity: float | None, note: str) -> str:
     told = "written" if parity is None else f"equals the pruned network within {value(parity)}"
     return f"{told}; {note}" if note else told
 
 
-def _pairs(facts: Iterable[tuple[str, str]], indent: int = 0) -> Table:
+def pairs(facts: Iterable[tuple[str, str]], indent: int = 0) -> Table:
+    """Names on the left, what is told of them on the right, wrapped."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -144,7 +115,8 @@ def _table(*columns: str, gap: int = 2) -> Table:
     return table
 
 
-def _text(parts: Iterable[RenderableType]) -> str:
+def text_of(parts: Iterable[RenderableType]) -> str:
+    """What a terminal of this width would show, without trailing blanks."""
     console = Console(markup=False, highlight=False, emoji=False)
     with console.capture() as captured:
         for part in parts:

@@ -14,7 +14,7 @@ import pytest
 
 from pagcp_cli import load_spec
 from pagcp_cli.inspection import inspect_spec
-from tests.cli.projects import NET, SPEC, project
+from tests.cli.projects import NET, project
 from tests.running import EXAMPLES, ROOT, pagcp
 
 FIVE_MISTAKES = """version: 1
@@ -203,32 +203,6 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path, sent: signal.Sig
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "interrupted; nothing was written\n")
     assert not [p.name for p in tmp_path.iterdir() if "out" in p.name]
-
-
-def test_inspect(tmp_path: Path) -> None:
-    spec = project(tmp_path, SPEC.replace("  inputs:", "  protect: [block]\n  inputs:"))
-    ran = pagcp("inspect", spec, "--plan", tmp_path / "empty.json")
-    assert (ran.code, ran.err) == (0, "")
-    assert ran.out == INSPECTED
-    found = json.loads(pagcp("inspect", spec, "--json").out)
-    assert [g["name"] for g in found["groups"]] == ["stem", "head"]
-    assert found["groups"][0]["coupled"] == ["block"]
-    plan = json.loads((tmp_path / "empty.json").read_text())
-    assert plan["cuts"] == []
-    assert plan["costs"]["before"] == plan["costs"]["after"]
-
-
-INSPECTED = """2 groups, 0 of 11 units free to cut; they carry 0.0% of 23.4k MACs
-
-stem  width 8, none free, 0.0% of MACs
-  coupled with  block
-  read by       block, head
-  pinned        8 of 8: protected by `block`
-
-head  width 3, none free, 0.0% of MACs
-  read by  nothing
-  pinned   3 of 3: graph output (net.py:17)
-"""
 
 
 def test_diff_of_a_plan_with_itself(tmp_path: Path) -> None:
