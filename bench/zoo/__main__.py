@@ -1,0 +1,169 @@
+"""`make zoo`: every network of bench/zoo/names.py in a process of its own, then the results and the page.
+
+`--only PATTERN` takes the names that match (fnmatch, or a part of the name), `--fresh` measures what is cached again,
+`--jobs N` runs N at a time. Rows are cached by name under what the measurement depends on: this code, not the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from threading import Lock, Semaphore
+from typing import Any
+
+from bench.zoo.models import ENTRIES, Entry
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "out" / "zoo"
+Row = dict[str, Any]
+SECONDS, HEAVY_SECONDS = 300, 900
+GIGABYTES, HEAVY_GIGABYTES = 9.0, 20.0
+MEASURED = ("specs/*.py", "pagcp_ir/*.py", "passes/ratios.py", "passes/criteria.py", "bench/zoo/*.py")
+
+
+def main() -> int:
+    """0 when all rows were made."""
+    given = _arguments()
+    chosen = [e for name, e in ENTRIES.items() if not given.only or any(_matches(name, p) for p in given.only)]
+    runner = _Runner(given)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(runner.run, sorted(chosen, key=_order)))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.zoo", description=__doc__)
+    parser.add_argument("--only", action="append", metavar="PATTERN", help="only names that match; may be repeated")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
+    parser.add_argument("--stale", action="store_true", help="take cached rows of older code too")
+    parser.add_argument("--jobs", type=int, default=2, help="networks at a time (default 2)")
+    parser.add_argument("--no-check", action="store_true", help="leave out the proof of exactness")
+    parser.add_argument("--no-peer", action="store_true", help="leave out torch-pruning")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="limit per network and tool")
+    return parser.parse_args()
+
+
+def _order(entry: Entry) -> tuple[bool, bool]:
+    """Heavy networks last, before them torchvision's: most kinds of networks are seen early."""
+    return entry.heavy, entry.library == "torchvision"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or pattern in name
+
+
+class _Runner:
+    """Measures rows, several at a time but a heavy one alone, and keeps them under the cache folder."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given, self.lock = given, Lock()
+        self.places = Semaphore(given.jobs)
+        self.key = code_key()
+        CACHE.mkdir(parents=True, exist_ok=True)
+
+    def run(self, entry: Entry) -> Row:
+        cached = self._cached(entry)
+        if cached is not None:
+            return cached
+        began = time.perf_counter()
+        row = self._measured(entry)
+        row["total_seconds"] = round(time.perf_counter() - began, 1)
+        row["key"] = self.key
+        _path(entry.name).write_text(json.dumps(row), encoding="utf-8")
+        with self.lock:
+            print(line(row), flush=True)
+        return row
+
+    def _cached(self, entry: Entry) -> Row | None:
+        path = _path(entry.name)
+        if self.given.fresh or not path.is_file():
+            return None
+        row: Row = json.loads(path.read_text(encoding="utf-8"))
+        return row if self.given.stale or row.get("key") == self.key else None
+
+    def _measured(self, entry: Entry) -> Row:
+        seconds = HEAVY_SECONDS if entry.heavy else self.given.seconds
+        gigabytes = HEAVY_GIGABYTES if entry.heavy else GIGABYTES
+        command = [sys.executable, "-m", "bench.zoo.one", entry.name]
+        command += ["--seconds", str(seconds), "--gigabytes", str(gigabytes)]
+        command += ["--no-check"] * self.given.no_check + ["--no-peer"] * self.given.no_peer
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with _all_places(self.places, self.given.jobs if entry.heavy else 1):
+            done = subprocess.run(
+                command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=False
+            )
+        lines = [text for text in done.stdout.splitlines() if text.startswith("{")]
+        if lines:
+            found: Row = json.loads(lines[-1])
+            return found
+        told = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return {"name": entry.name, "library": entry.library, "family": entry.family, "build_error": told[:500]}
+
+
+class _all_places:
+    """Takes `count` places of a semaphore; one taker at a time, so that nothing can wait crosswise."""
+
+    _turn = Lock()
+
+    def __init__(self, places: Semaphore, count: int) -> None:
+        self.places, self.count = places, count
+
+    def __enter__(self) -> None:
+        with self._turn:
+            for _ in range(self.count):
+                self.places.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        for _ in range(self.count):
+            self.places.release()
+
+
+def code_key() -> str:
+    """A hash over the code that a row depends on."""
+    digest = hashlib.sha256()
+    for path in _sources(MEASURED):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(patterns: Sequence[str]) -> Iterator[Path]:
+    for pattern in patterns:
+        yield from sorted(ROOT.glob(pattern))
+
+
+def _path(name: str) -> Path:
+    return CACHE / (name.replace("/", "--") + ".json")
+
+
+def line(row: Row) -> str:
+    """The row in one line of text."""
+    if "build_error" in row:
+        return f"{row['name']:44s} not built: {row['build_error'][:100]}"
+    ours, peer = row["ours"], row.get("peer", {})
+    status = ours["error"]["type"] if "error" in ours else ours.get("status", "unchecked")
+    times = ours.get("seconds", {})
+    spent = sum(t["cpu"] for name, t in times.items() if name != "verify")
+    other = sum(t["cpu"] for t in peer.get("seconds", {}).values())
+    theirs = peer["error"]["type"] if "error" in peer else peer.get("equal", "-")
+    return (
+        f"{row['name']:44s} {status:14s} conv {_number(ours.get('prunable_conv'))} all {_number(ours.get('prunable'))} "
+        f"kept {_number(ours.get('flops_kept'))} {spent:6.2f} s {ours.get('peak_mb', 0):5d} MB | "
+        f"peer {theirs:14s} kept {_number(peer.get('flops_kept'))} {other:6.2f} s | {row['total_seconds']:.0f} s"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "  - " if value is None else f"{value:4.2f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
