@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from pagcp_ir.program import TRACE_BATCH, TensorSpec
 from pagcp_ir.source import user_line
-from pagcp_ir.values import fake_mode, fake_of, real_run
+from pagcp_ir.values import fake_mode, fake_of, quick_value, real_run
 from specs.diagnostics import TraceError
 
 __all__ = ["symbolic"]
@@ -222,7 +222,8 @@ class _ShapeTracer(fx.Tracer):
         with _maybe_revert_all_patches(), torch.no_grad():
             try:
                 with self.mode:
-                    return call(*args, **kwargs)
+                    found = quick_value(call, args) if isinstance(call, nn.Module) and not kwargs else None
+                    return call(*args, **kwargs) if found is None else found
             except Exception:
                 if not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs))):
                     raise

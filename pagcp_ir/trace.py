@@ -89,10 +89,17 @@ def program_of(
 ) -> Program:
     """A copy of a traced graph as a program: its values on the nodes, modules in place of functional calls."""
     dropout_to_modules(graph)
-    propagate(graph, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
+    if not all("value" in n.meta for n in graph.graph.nodes if n.op != "output"):
+        propagate(graph, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
     lift(graph, original, **lifting)
     module = copy.deepcopy(graph).eval()
     module.meta["name"] = name  # a copied graph module loses its class name
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            path, _, last = str(node.target).rpartition(".")
+            node.meta["value"] = getattr(module.get_submodule(path), last)
+        elif node.op == "output":
+            node.meta["value"] = fx.node.map_arg(node.args[0], lambda n: n.meta["value"])
     module.recompile()
     return Program(module, tuple(inputs))
 
