@@ -52,13 +52,15 @@ def verify(
     keep: Keep,
     rewritten: Program,
     batches: Sequence[int] = BATCHES,
+    double_limit: int = DOUBLE_LIMIT,
 ) -> Verification:
     """Compare `rewritten` with the masked `program` (which `channels` describes) on random inputs.
 
-    In double precision where the network runs in it; one that casts to float in its code does not.
+    In double precision where the network runs in it (one that casts to float in its code does not) and has at most
+    `double_limit` parameters.
     """
     try:
-        return _verify(program, channels, keep, rewritten, batches, _precision(program))
+        return _verify(program, channels, keep, rewritten, batches, _precision(program, double_limit))
     except RuntimeError:
         return _verify(program, channels, keep, rewritten, batches, torch.float32)
 
@@ -110,9 +112,9 @@ def require_exact(result: Verification) -> None:
         )
 
 
-def _precision(program: Program) -> torch.dtype:
+def _precision(program: Program, double_limit: int) -> torch.dtype:
     count = sum(t.numel() for t in program.tensors().values())
-    return torch.float64 if count <= DOUBLE_LIMIT else torch.float32
+    return torch.float64 if count <= double_limit else torch.float32
 
 
 def _outputs(
