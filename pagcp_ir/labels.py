@@ -19,7 +19,18 @@ from torch import Tensor
 
 from pagcp_ir.channels import Role, Tie
 
-__all__ = ["Labels", "RawLayer", "RawPin", "Ref", "compact", "spread", "through", "tied_across", "varying"]
+__all__ = [
+    "Labels",
+    "RawLayer",
+    "RawPin",
+    "Ref",
+    "compact",
+    "spread",
+    "through",
+    "tied_across",
+    "varying",
+    "without_copies",
+]
 
 
 ELEMENTS = 2_000_000
@@ -139,8 +150,9 @@ class Labels:
         free = (left >= 0) & (right >= 0) & (left != right)
         if free.any():
             self.ties.append(Tie(left[free], right[free], self.op, self.where))
-        self._pin_to_fixed(left, right)
-        self._pin_to_fixed(right, left)
+        if left.size and min(left.min(), right.min()) < 0:
+            self._pin_to_fixed(left, right)
+            self._pin_to_fixed(right, left)
 
     def _pin_to_fixed(self, fixed: NDArray[np.int64], other: NDArray[np.int64]) -> None:
         hit = (fixed < 0) & (other >= 0)
@@ -150,8 +162,7 @@ class Labels:
 
     def pin(self, value: Tensor, reason: str) -> None:
         """Labels that may not be cut, with the current op's source line."""
-        cut = tuple(slice(None) if d in varying(value) else slice(0, 1) for d in range(value.ndim))
-        labels = value[cut].reshape(-1).numpy().astype(np.int64)
+        labels = without_copies(value).reshape(-1).numpy().astype(np.int64)
         self._pin(labels[labels >= 0], reason)
 
     def _pin(self, labels: NDArray[np.int64], reason: str) -> None:
@@ -237,20 +248,22 @@ def spread(vector: Tensor, axis: int, shape: tuple[int, ...]) -> Tensor:
 
 def compact(value: Tensor) -> Tensor:
     """The same labels with stride 0 along every axis on which they do not vary."""
-    shape = value.shape
-    for dim in range(value.ndim):
-        if value.shape[dim] > 1 and value.stride(dim) != 0:
-            first = value.narrow(dim, 0, 1)
-            if bool((value == first).all()):
-                value = first
-        elif value.shape[dim] > 1:
-            value = value.narrow(dim, 0, 1)
-    return value.contiguous().expand(shape)
+    small = without_copies(value)
+    for dim in varying(small):
+        labels = small.numpy()
+        first = labels.take([0], axis=dim)
+        if (labels == first).all():
+            small = small.narrow(dim, 0, 1)
+    return small.contiguous().expand(value.shape)
+
+
+def without_copies(value: Tensor) -> Tensor:
+    """One position of every axis along which the labels do not vary."""
+    return value[tuple(slice(None) if s else slice(0, 1) for s in value.stride())]
 
 
 def through(value: Tensor, roots: NDArray[np.int64]) -> Tensor:
     """The value with every label replaced by its class; fixed positions stay negative."""
-    cut = tuple(slice(None) if d in varying(value) else slice(0, 1) for d in range(value.ndim))
-    small = value[cut].numpy().astype(np.int64)
+    small = without_copies(value).numpy().astype(np.int64)
     mapped = np.where(small >= 0, roots[np.maximum(small, 0)] if roots.size else small, small)
     return compact(torch.from_numpy(mapped.astype(np.int32)).expand(value.shape))

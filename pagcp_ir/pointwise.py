@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pagcp_ir.labels import Ref, compact, spread, tied_across, varying
+from pagcp_ir.labels import Ref, compact, spread, tied_across, varying, without_copies
 from pagcp_ir.site import Rule, Site, opaque, pinned
 
 __all__ = ["elementwise", "glu", "normalised_along", "reduced_along", "resized", "unary"]
@@ -63,9 +63,13 @@ def _join(site: Site, a: Tensor, b: Tensor) -> Tensor:
         return (b if a_is_smaller else a).expand(shape)
     site.labels.tie(a, b)
     one, two = a.expand(shape), b.expand(shape)
-    if bool((one >= 0).all()):
+    if _all_free(one):
         return one
-    return two if bool((two >= 0).all()) else compact(torch.maximum(one, two))
+    return two if _all_free(two) else compact(torch.maximum(one, two))
+
+
+def _all_free(value: Tensor) -> bool:
+    return bool((without_copies(value) >= 0).all())
 
 
 def _on_shared_axes(site: Site, a: Tensor, b: Tensor) -> Tensor:
@@ -90,8 +94,7 @@ def resized(site: Site) -> Any:
     x, free = tied_across(site.labels, x, changed)
     if not free:
         return pinned(site, f"`{site.labels.op}` works along the channels")
-    cut = tuple(slice(None) if d in varying(x) else slice(0, 1) for d in range(x.ndim))
-    return x[cut].expand(shape)
+    return without_copies(x).expand(shape)
 
 
 def _dims(site: Site, index: int, ndim: int) -> tuple[int, ...]:

@@ -78,8 +78,9 @@ def _kernels(site: Site, weight: Ref | Tensor) -> Tensor:
 
 
 def _equal_counts(site: Site, axis: Tensor, groups: int) -> None:
-    parts = axis.view(groups, -1)
-    site.labels.tie(parts, parts[:1])
+    if groups > 1:
+        parts = axis.view(groups, -1)
+        site.labels.tie(parts, parts[:1])
 
 
 def linear(site: Site) -> Any:
