@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pagcp_ir import labels
 from pagcp_ir.analyse import analyse
 from pagcp_ir.program import TensorSpec
 from pagcp_ir.trace import trace
@@ -23,6 +25,7 @@ class Between(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
         self.table = nn.Parameter(torch.rand(4))
+        self.large = nn.Parameter(torch.rand(1, 4, 8, 8))
         self.out = nn.LazyConv2d(2, 1)
         self.step = step
 
@@ -30,22 +33,60 @@ class Between(nn.Module):
         return self.out(self.step(self, self.a(x), x))
 
 
-def pins_of(model: nn.Module, protect: tuple[str, ...] = ()) -> dict[str, list[str]]:
-    """Group name -> "count/width reason" for its pins."""
+def placed_pins(model: nn.Module, protect: tuple[str, ...] = ()) -> dict[str, dict[str, str]]:
+    """Group name -> "count/width reason" of its pins -> the source line."""
     model(torch.rand(2, 3, 8, 8))
     channels = analyse(trace(model, [TensorSpec((1, 3, 8, 8))]), protect)
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for group in channels.groups:
         for pin in channels.pins:
             count = len(set(group.units.tolist()) & set(pin.units.tolist()))
             if count:
-                found.setdefault(group.name, []).append(f"{count}/{group.units.size} {pin.reason}")
+                found.setdefault(group.name, {})[f"{count}/{group.units.size} {pin.reason}"] = pin.where
     return found
+
+
+def pins_of(model: nn.Module, protect: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Group name -> "count/width reason" for its pins."""
+    return {group: list(pins) for group, pins in placed_pins(model, protect).items()}
 
 
 class Custom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if float(x.sum()) > 1e9 else x * 2
+
+
+class Box:
+    """A container that nothing knows how to look into."""
+
+    def __init__(self, value: Tensor) -> None:
+        assert float(value.sum()) < 1e9
+        self.value = value
+
+
+@torch.fx.wrap
+def boxed(value: Tensor) -> Box:
+    return Box(value)
+
+
+@torch.fx.wrap
+def opened(box: Box) -> Tensor:
+    return box.value * 2
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda m, args, result: result * 2)
+    return module
+
+
+def flat(x: Tensor) -> Tensor:
+    """[N, c, 8, 8] as a sequence [N, 64, c]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def image(x: Tensor) -> Tensor:
+    """Back again."""
+    return x.transpose(1, 2).unflatten(2, (8, 8))
 
 
 CASES: dict[str, tuple[Between, str]] = {
@@ -151,6 +192,68 @@ CASES: dict[str, tuple[Between, str]] = {
         Between(lambda m, a, x: (a[:, :2].add_(1), a)[1]),
         "2/4 `add_` writes through a view",
     ),
+    "a product that is divided by as well": (
+        Between(lambda m, a, x: (flat(a) @ (a / (a * a + 1)).flatten(2)).unflatten(2, (8, 8))),
+        "4/4 is summed in products and divided by",
+    ),
+    "an object that is not a container": (
+        Between(lambda m, a, x: opened(boxed(a))),
+        "4/4 is kept in `boxed`, an object that is not a container",
+    ),
+    "a width that an unknown op is told": (
+        Between(lambda m, a, x: torch.renorm(x, 2, 0, a.shape[1])),
+        "4/4 its size is read by `renorm`",
+    ),
+    "a tensor that forward makes": (
+        Between(lambda m, a, x: a + x.new_ones(1, 4, 8, 8)),
+        "4/4 meets the constant of `new_ones` in `add`",
+    ),
+    "the mask of an attention": (
+        Between(
+            lambda m, a, x: image(F.scaled_dot_product_attention(*[flat(m.q(x))] * 3, attn_mask=flat(m.k(x)))),
+            q=nn.Conv2d(3, 4, 1),
+            k=nn.Conv2d(3, 64, 1),
+        ),
+        "k: 64/64 the mask of `scaled_dot_product_attention`",
+    ),
+    "attention over the channels": (
+        Between(
+            lambda m, a, x: F.scaled_dot_product_attention(*[x.flatten(2).repeat(1, 4, 1)[:, :4]] * 2, a.flatten(2))[
+                :, :, :, None
+            ]
+        ),
+        "4/4 meets the weights of `scaled_dot_product_attention` in `scaled_dot_product_attention`",
+    ),
+    "a product of what is always there": (
+        Between(
+            lambda m, a, x: m.b(a) + (flat(x) @ x.flatten(2))[:, :3].unflatten(2, (8, 8)),
+            b=nn.Conv2d(4, 3, 1),
+        ),
+        "b: 3/3 meets the result of `matmul` in `add`",
+    ),
+    "a module with hooks": (
+        Between(lambda m, a, x: m.b(a), b=hooked(nn.Conv2d(4, 5, 1))),
+        "4/4 `b: Conv2d` has hooks and is kept whole",
+    ),
+    "a shuffle of another axis": (
+        Between(lambda m, a, x: F.channel_shuffle(a.transpose(1, 2), 2).transpose(1, 2)),
+        "4/4 `channel_shuffle` shuffles another axis",
+    ),
+    "a group norm along another axis": (
+        Between(lambda m, a, x: m.norm(a.transpose(1, 2)).transpose(1, 2), norm=nn.GroupNorm(2, 8)),
+        "4/4 `norm: GroupNorm` works along another axis than the channels",
+    ),
+    "computed statistics": (
+        Between(
+            lambda m, a, x: F.batch_norm(a, m.norm.running_mean * 2, m.norm.running_var + 1),
+            norm=nn.BatchNorm2d(4),
+        ),
+        "4/4 the tensors of `batch_norm` are computed",
+    ),
+    "a parameter that is too large to follow": (
+        Between(lambda m, a, x: a * m.large.flatten(2).unflatten(2, (8, 8))),
+        "4/4 meets `large`, too large to follow element by element in `mul`",
+    ),
     "the only channel": (
         Between(lambda m, a, x: m.b(m.one(a)), one=nn.Conv2d(4, 1, 1), b=nn.Conv2d(1, 4, 1)),
         "one: 1/1 the whole width of `one`",
@@ -169,11 +272,19 @@ def expected_of(text: str) -> tuple[str, str]:
     return group, text.replace("LINE", str(line))
 
 
+NO_LINE = {"a product that is divided by as well"}
+"""Pins that come of several ops together."""
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_the_reason(name: str) -> None:
+def test_the_reason_and_its_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "ELEMENTS", 200)
     model, text = CASES[name]
     group, reason = expected_of(text)
-    assert reason in pins_of(model).get(group, [])
+    pins = placed_pins(model).get(group, {})
+    assert reason in pins
+    lines = {f"tests/ir/test_pins.py:{line}" for _, _, line in model.step.__code__.co_lines() if line}
+    assert pins[reason] in ({""} if name in NO_LINE else lines)
 
 
 def test_graph_outputs_are_pinned_by_name() -> None:
