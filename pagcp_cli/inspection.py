@@ -115,7 +115,7 @@ def inspect_spec(spec: Spec) -> Inspection:
     groups = _groups(program, channels)
     return Inspection(
         model=str(program.module.meta.get("name", "")),
-        route=getattr(program, "route", "fx"),
+        route=program.route,
         notes=program.notes,
         groups=groups,
         units=sum(g.units for g in groups),
