@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.compensate import described
 from pagcp_ir.cost import costs
 from pagcp_ir.planning import keep_of, legal, require_free_units
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import require_exact, verify
+from passes.compensate import finished
 from passes.data import CPU, Splits
 from passes.journal import Journal, Kind
 from passes.oracle import Oracle
@@ -63,6 +65,11 @@ class State:
     def keep(self) -> Keep:
         """The plan's keep-set over the original units."""
         return keep_of(self.channels, self.plan)
+
+    @property
+    def here(self) -> ChannelGraph:
+        """The graph of `program` as it is now: cut, and with the biases that compensation made."""
+        return described(self.program, self.channels.restrict(self.keep))
 
 
 def _silent(kind: str, fields: Mapping[str, Any]) -> None:
@@ -139,7 +146,7 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
         began = time.perf_counter()
         after = step.run(state, ctx)
         if step.kind == "selector":
-            state = _cut(step, state, after)
+            state = _cut(step, state, after, ctx)
         else:
             _check_transformer(step, state, after)
             state = after
@@ -181,7 +188,7 @@ def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets) ->
     raise PassError.one("P401", "the budgets are out of reach: " + "; ".join(missed), hint=hint)
 
 
-def _cut(step: Pass, before: State, after: State) -> State:
+def _cut(step: Pass, before: State, after: State, ctx: Context) -> State:
     """Check that only the plan grew, cut the program to it, and verify the result."""
     if after.program is not before.program or after.channels is not before.channels:
         raise ContractError(f"the selector {step.name!r} changed the program")
@@ -195,10 +202,12 @@ def _cut(step: Pass, before: State, after: State) -> State:
         raise ContractError(f"the selector {step.name!r} made a plan that is not legal")
     if np.array_equal(old, new):
         return after
-    here = before.channels.restrict(old)
+    here = before.here
     program = materialise(before.program, here, new)
     require_exact(verify(before.program, here, new, program))
-    return replace(after, program=program)
+    program = finished(step.options, before, new, program, ctx)
+    spent = costs(described(program, before.channels.restrict(new)))
+    return replace(after, program=program, plan=replace(after.plan, after=spent))
 
 
 def _check_transformer(step: Pass, before: State, after: State) -> None:

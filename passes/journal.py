@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO
 
 __all__ = ["Journal", "Kind", "read_journal"]
 
-Kind = Literal["evaluation", "pass_start", "pass_end", "epoch", "kept", "warning"]
+Kind = Literal["evaluation", "pass_start", "pass_end", "compensated", "epoch", "kept", "warning"]
 
 
 class Journal:

@@ -22,9 +22,11 @@ from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses, weighted
 from specs.diagnostics import DataError
 
-__all__ = ["Look", "Oracle", "RealOracle", "Usage"]
+__all__ = ["Finish", "Look", "Oracle", "RealOracle", "Usage"]
 
 _T = TypeVar("_T")
+Finish = Callable[[Program, Keep], Program]
+"""What is still done to a program that was cut to a keep-set, shapes aside."""
 Look = Callable[[Sequence[Task], Sequence[Batch]], _T]
 """Goes through the calibration set once for all of its tasks."""
 
@@ -45,9 +47,12 @@ class Oracle(Protocol):
     def usage(self) -> Usage:
         """What the answers have cost."""
 
-    def losses(self, program: Program, channels: ChannelGraph, keep: Keep) -> Mapping[str, float]:
+    def losses(
+        self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None = None
+    ) -> Mapping[str, float]:
         """Each task's loss, in the tasks' order, when `program`, which `channels` describe, is cut to `keep`.
 
+        `finish`: what is done to the cut program before it is measured.
         A loss that is not finite is returned as it is: the search rejects it.
         """
 
@@ -68,7 +73,7 @@ class RealOracle:
         if not self._samples:
             raise DataError.one("D705", "the calibration split is empty")
         self._program: Program | None = None
-        self._known: dict[bytes, dict[str, float]] = {}
+        self._known: dict[tuple[bytes, Finish | None], dict[str, float]] = {}
         self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
 
@@ -77,13 +82,16 @@ class RealOracle:
         """What the answers have cost."""
         return self._usage
 
-    def losses(self, program: Program, channels: ChannelGraph, keep: Keep) -> Mapping[str, float]:
+    def losses(
+        self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None = None
+    ) -> Mapping[str, float]:
         """See Oracle."""
         if self._program is not program:
             self._program, self._known = program, {}
-        key = keep.tobytes()
+        key = (keep.tobytes(), finish)
         if key not in self._known:
-            self._known[key] = self._measure(materialise(program, channels, keep))
+            cut = materialise(program, channels, keep)
+            self._known[key] = self._measure(cut if finish is None else finish(cut, keep))
         return dict(self._known[key])
 
     def gradients(self, program: Program) -> Mapping[str, Tensor]:

@@ -18,6 +18,7 @@ from pagcp_ir.planning import make_plan
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.base import Context, PassKind, State, meets
+from passes.compensate import compensator
 from passes.criteria import scores
 from passes.published import published
 from passes.ratios import Cutter, Scores, Trim
@@ -70,7 +71,7 @@ class NetworkSpace:
         self._oracle = ctx.need_oracle("pagcp")
         self._cutter = Cutter(state.channels, options)
         self._by_name = {group.name: group for group in self._cutter.groups}
-        self._here = state.channels.restrict(state.keep)
+        self._here, self._finish = state.here, compensator(options, state, ctx)
         self._limits = ctx.budgets.limits(costs(state.channels))
         self._scores: dict[tuple[bytes, str], Scores | None] = {}
         self._last: tuple[bytes, Program] | None = None
@@ -112,7 +113,7 @@ class NetworkSpace:
 
     def losses(self, keep: Keep) -> Mapping[str, float]:
         """The oracle's answer, from the program as the pass got it."""
-        return self._oracle.losses(self._state.program, self._here, keep)
+        return self._oracle.losses(self._state.program, self._here, keep, self._finish)
 
     def note(self, evaluation: Evaluation) -> None:
         """Journal it; a loss that is not finite is worth a warning, since it ends the group."""
@@ -137,7 +138,7 @@ class NetworkSpace:
             keep = self.start
         key = (keep.tobytes(), group)
         if key not in self._scores:
-            here = self._state.channels.restrict(keep)
+            here = self._here.restrict(keep)
             found = scores(name, self._program(keep), here, [self._by_name[group]], self._ctx, combine)
             self._scores[key] = found[group]
         return self._scores[key]

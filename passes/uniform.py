@@ -39,8 +39,7 @@ class Uniform:
         """Cut `state` further; ratios are over the original widths."""
         began = time.perf_counter()
         cutter = Cutter(state.channels, self.options)
-        here = state.channels.restrict(state.keep)
-        by_group = scores(self.options.criterion, state.program, here, cutter.groups, ctx, self.options.combine)
+        by_group = scores(self.options.criterion, state.program, state.here, cutter.groups, ctx, self.options.combine)
         limits = ctx.budgets.limits(costs(state.channels))
         ratio = self.options.ratio
         if ratio is None:

@@ -104,6 +104,8 @@ def _pass(step: PassSpec) -> str:
 
 def _limits(options: SelectorOptions) -> str:
     parts = []
+    if options.compensate == "mean":
+        parts.append("readers of removed channels get their calibration mean")
     if options.round_to > 1:
         parts.append(f"widths are multiples of {options.round_to}")
     if options.min_channels > 1:

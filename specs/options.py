@@ -78,6 +78,15 @@ class SelectorOptions(PassOptions):
     scopes: dict[str, ScopeOptions] = Field(
         default_factory=dict, description="limits for the groups whose name matches a glob"
     )
+    compensate: Literal["none", "mean"] = Field(
+        default="none",
+        description="what readers of removed channels get in their place: nothing, or their calibration mean",
+    )
+
+    @classmethod
+    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
+        """For criteria that measure losses, and for calibration means."""
+        return super().needs_tasks(given) or given.get("compensate") == "mean"
 
 
 class UniformOptions(SelectorOptions):
@@ -160,9 +169,6 @@ class PagcpOptions(SelectorOptions):
     )
     quirks: bool = Field(
         default=False, description="search: published decides as the authors' code does, quirks and all"
-    )
-    compensate: Annotated[Literal["none"], later("mean", use="none")] = Field(
-        default="none", description="what readers of removed channels get in their place"
     )
     confidence: Annotated[None, LATER] = Field(default=None, description="not available in this version")
     stop: Literal["budget", "tolerance"] = Field(
