@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 __all__ = ["effects", "writes_in_place"]
 
@@ -28,7 +28,7 @@ def writes_in_place(node: fx.Node, module: Any = None) -> bool:
     return (name.endswith("_") and not name.startswith("__")) or name == "__setitem__"
 
 
-def effects(module: fx.GraphModule) -> Callable[[fx.Node], bool]:
+def effects(module: nn.Module) -> Callable[[fx.Node], bool]:
     """The test that dead code elimination needs: which nodes do something besides returning a value."""
     modules = dict(module.named_modules(remove_duplicate=False))
 

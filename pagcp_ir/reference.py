@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.copying import copy_with
 from pagcp_ir.program import Program
-from pagcp_ir.rewrite import copy_with
 from pagcp_ir.rules import op_of
 
 __all__ = ["Reference", "masked"]
@@ -70,8 +70,12 @@ class Reference(fx.Interpreter):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         x: Tensor = args[0] if args else kwargs["input"]
+        call = self._call(node, args[1:], kwargs)
+        shape = tuple(call.get("shape", ()))
+        if shape and tuple(x.shape[-len(shape) :]) != shape:
+            return None  # another image size, at which the op itself says that it does not run
         kept = torch.from_numpy(np.flatnonzero(self.keep[value.units])).to(x.device)
-        made = _normalised(self._call(node, args[1:], kwargs), x.index_select(value.axis, kept), value.axis, kept)
+        made = _normalised(call, x.index_select(value.axis, kept), value.axis, kept)
         return None if made is None else torch.zeros_like(x).index_copy(value.axis, kept, made)
 
     def _call(self, node: fx.Node, rest: Sequence[Any], kwargs: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from pagcp_ir.channels import ChannelGraph, Keep, ValueAxis
+from pagcp_ir.copying import assembled, copied
 from pagcp_ir.effects import effects
 from pagcp_ir.literals import Cutting, Index, literal_where_wrong, output_sizes
 from pagcp_ir.program import Program
 from pagcp_ir.rules import op_of
 from pagcp_ir.sizes import sizes_read
-from pagcp_ir.values import propagate, shape_of
+from pagcp_ir.values import propagate, resize, shape_of
 from specs.diagnostics import GraphError
 
-__all__ = ["copy_with", "materialise"]
+__all__ = ["materialise", "require_shapes"]
 
 
 _SHOULD_NOT = "protect the layers before it (model.protect), and report the network: this should not happen"
@@ -33,46 +33,41 @@ def materialise(
     """The program without the units outside `keep`; `channels` must describe `program`, which stays as it is.
 
     `indices` overrides which positions of a (tensor, dim) are taken: the check uses it to take a wrong one.
-    Raises GraphError G303 when a value of the cut program does not have the shape that its labels ask for.
+    The values on its nodes have the shapes that their labels ask for: nothing is run (`require_shapes` does that).
     """
     replaced = _sliced(program, channels, keep, indices or {})
-    module = copy_with(program.module, replaced)
-    modules = dict(module.named_modules(remove_duplicate=False))
-    _burn_in_scalars(module, channels, keep)
+    root, graph = copied(program.module, replaced)
+    modules = dict(root.named_modules(remove_duplicate=False))
+    _burn_in_scalars(root, graph, channels, keep)
     calls = {layer.node for layer in channels.layers if layer.per_channel}
-    depthwise = {id(modules[str(n.target)]) for n in module.graph.nodes if n.op == "call_module" and n.name in calls}
-    for child in module.modules():
+    depthwise = {id(modules[str(n.target)]) for n in graph.nodes if n.op == "call_module" and n.name in calls}
+    for child in root.modules():
         set_attributes(child, depthwise=id(child) in depthwise)
-    layers = {layer.node: layer for layer in channels.layers}
-    cutting = Cutting(channels.values, keep, modules, layers)
-    for node in list(module.graph.nodes):
-        if node.op.startswith("call_"):
-            sizes = op_of(node, modules).sizes
-            if sizes is not None:
-                sizes(cutting, node)
+    cutting = Cutting(channels.values, keep, modules, {layer.node: layer for layer in channels.layers})
+    ops = {node: op_of(node, modules) for node in graph.nodes if node.op.startswith("call_")}
+    for node, op in ops.items():
+        if op.sizes is not None:
+            op.sizes(cutting, node)
     expected = _expected_shapes(program, channels, keep)
 
     def settle_sizes(node: fx.Node) -> None:
-        if node.name in expected and op_of(node, modules).sizes is output_sizes:
+        if node in ops and ops[node].sizes is output_sizes and node.name in expected:
             literal_where_wrong(node, expected[node.name])
 
+    resize(root, graph, expected, settle_sizes)
+    graph.eliminate_dead_code(effects(root))
+    return replace(program, module=assembled(root, graph, program.module))
+
+
+def require_shapes(program: Program, channels: ChannelGraph, keep: Keep, cut: Program) -> None:
+    """Raise GraphError G303, naming the value, unless the values of a cut program have the shapes of their labels."""
+    module = cut.copy()
     try:
-        propagate(module, [(v.shape, v.dtype) for v in _inputs(program)], settle_sizes)
+        propagate(module, [(v.shape, v.dtype) for v in _inputs(program)])
     except RuntimeError as error:
         told = str(error).splitlines()[0]
         raise GraphError.one("G303", f"the cut network does not run: {told}", hint=_SHOULD_NOT) from error
-    module.graph.eliminate_dead_code(effects(module))
-    module.recompile()
-    _check_shapes(module, expected)
-    return replace(program, module=module)
-
-
-def copy_with(module: fx.GraphModule, replaced: Mapping[int, Tensor]) -> fx.GraphModule:
-    """A copy that shares every tensor of `module` except those replaced (by id of the original)."""
-    tensors = [*module.parameters(), *module.buffers()]
-    memo: dict[int, Any] = {id(t): replaced.get(id(t), t) for t in tensors}
-    made: fx.GraphModule = copy.deepcopy(module, memo)
-    return made
+    _check_shapes(module, _expected_shapes(program, channels, keep))
 
 
 def _sliced(
@@ -116,17 +111,16 @@ def set_attributes(module: nn.Module, depthwise: bool) -> None:
         module.num_parameters = module.weight.numel()
 
 
-def _burn_in_scalars(module: fx.GraphModule, channels: ChannelGraph, keep: Keep) -> None:
+def _burn_in_scalars(root: nn.Module, graph: fx.Graph, channels: ChannelGraph, keep: Keep) -> None:
     """A channel count used as a value, not as a size, keeps its original number; other sizes stay as they are."""
     cut = {name: v for name, v in channels.values.items() if not keep[v.units].all()}
-    modules = dict(module.named_modules(remove_duplicate=False))
-    burn = _Burn(module.graph, cut, keep)
-    for node in list(module.graph.nodes):
+    modules, burn = dict(root.named_modules(remove_duplicate=False)), _Burn(graph, cut, keep)
+    for node in list(graph.nodes):
         if isinstance(node.meta.get("value"), Tensor) and node.op != "output" and op_of(node, modules).is_value:
             for source in node.all_input_nodes:
                 if burn.reads_width(source):
                     node.replace_input_with(source, burn.original(source))
-    module.graph.eliminate_dead_code(effects(module))
+    graph.eliminate_dead_code(effects(root))
 
 
 class _Burn:

@@ -5,7 +5,7 @@ A node whose op has no fake implementation (a user's opaque module) is run once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["fake_mode", "fake_of", "fixed_macs", "propagate", "quick_value", "real_run", "shape_of"]
+__all__ = ["fake_mode", "fake_of", "fixed_macs", "propagate", "quick_value", "real_run", "resize", "shape_of"]
 
 
 def fake_mode() -> FakeTensorMode:
@@ -65,8 +65,10 @@ Before = Callable[[fx.Node], None]
 class _Propagator(fx.Interpreter):
     """Interpret the graph under a fake mode and leave each node's value in `meta["value"]`."""
 
-    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode, before: Before | None) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(
+        self, module: nn.Module, mode: FakeTensorMode, before: Before | None, graph: fx.Graph | None = None
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)
         self.mode, self.before = mode, before
 
     def run_node(self, n: fx.Node) -> Any:
@@ -101,6 +103,28 @@ def propagate(
     """
     mode = fake_mode()
     _Propagator(module, mode, before).run(*(fake_of(shape, dtype, mode) for shape, dtype in inputs))
+
+
+class _Resizer(_Propagator):
+    """Takes the shapes of tensors as they are told; sizes and containers are computed."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, shapes: Mapping[str, Sequence[int]], before: Before) -> None:
+        super().__init__(root, fake_mode(), before, graph)
+        self.shapes = shapes
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node.name in self.shapes:
+            return fake_of(self.shapes[node.name], node.meta["value"].dtype, self.mode)
+        return super()._evaluate(node)
+
+
+def resize(root: nn.Module, graph: fx.Graph, shapes: Mapping[str, Sequence[int]], before: Before) -> None:
+    """Give the nodes of a graph new values: of the shapes told by name, where there are any; `before` as above.
+
+    Raises what a size or a container raises that cannot be computed.
+    """
+    run = _Resizer(root, graph, shapes, before)
+    run.run(*(n.meta["value"] for n in graph.nodes if n.op == "placeholder"))
 
 
 def fixed_macs(node: fx.Node, module: nn.Module | None) -> int:

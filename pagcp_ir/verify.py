@@ -16,10 +16,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.channels import Binding, ChannelGraph, Keep
+from pagcp_ir.copying import copy_with
 from pagcp_ir.literals import Index
 from pagcp_ir.program import Program
 from pagcp_ir.reference import Reference, masked
-from pagcp_ir.rewrite import copy_with, materialise
+from pagcp_ir.rewrite import materialise, require_shapes
 from specs.diagnostics import VerifyError
 
 __all__ = ["Verification", "masked", "require_exact", "verify"]
@@ -57,11 +58,12 @@ def verify(
     """Compare `rewritten` with the masked `program` (which `channels` describes) on random inputs.
 
     In double precision where the network runs in it (one that casts to float in its code does not) and has at most
-    `double_limit` parameters.
+    `double_limit` parameters. Raises GraphError G303 where the rewritten network does not run.
     """
     try:
         return _verify(program, channels, keep, rewritten, batches, _precision(program, double_limit))
     except RuntimeError:
+        require_shapes(program, channels, keep, rewritten)  # what does not run at all says where
         return _verify(program, channels, keep, rewritten, batches, torch.float32)
 
 
@@ -201,6 +203,8 @@ def _at_another_size(reference: _Double, rewritten: Program, batch: int) -> floa
         return 0.0
     if not all(bool(torch.isfinite(e).all()) for e in expected):
         return 0.0
+    if any(a.shape[:1] != b.shape[:1] for a, b in zip(reference.outputs(batch), expected, strict=True)):
+        return 0.0  # a view of fixed size: its rows no longer are samples
     try:
         return _distance(_outputs(rewritten.module, program, reference.dtype, batch, size), expected)
     except RuntimeError:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pagcp_ir.channels import ChannelGraph, Group
+from pagcp_ir.copying import copy_with
 from pagcp_ir.program import Program
 from pagcp_ir.reads import Means, Observer, Read, means, over_positions, reads
-from pagcp_ir.rewrite import copy_with
 from passes.data import Batch
 from passes.ratios import Scores
 from passes.seeding import borrowed_rng

@@ -13,7 +13,7 @@ from pagcp_ir.analyse import analyse
 from pagcp_ir.channels import ChannelGraph
 from pagcp_ir.planning import fingerprint, keep_of, legal, make_plan, require_free_units
 from pagcp_ir.program import Program, TensorSpec
-from pagcp_ir.rewrite import materialise
+from pagcp_ir.rewrite import materialise, require_shapes
 from pagcp_ir.trace import trace
 from pagcp_ir.verify import require_exact, verify
 from specs.diagnostics import GraphError, PlanError, VerifyError
@@ -158,3 +158,16 @@ def test_materialise_leaves_the_program_alone(built: tuple[Program, ChannelGraph
     before = (program.text(), fingerprint(program))
     materialise(program, channels, cut(channels, 2))
     assert (program.text(), fingerprint(program)) == before
+
+
+def test_a_cut_whose_shapes_are_not_those_of_its_labels_is_told() -> None:
+    program = trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)), [TensorSpec((1, 3, 8, 8))])
+    channels = analyse(program)
+    keep = channels.all
+    keep[np.flatnonzero(channels.free)[:3]] = False
+    with pytest.raises(GraphError) as caught:
+        require_shapes(program, channels, channels.all, materialise(program, channels, keep))
+    assert caught.value.diagnostics[0].code == "G303"
+    assert caught.value.diagnostics[0].message == (
+        "`_0` would have shape [2, 5, 8, 8] after the cut, its channels ask for [2, 8, 8, 8]"
+    )
