@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.pagcp-installed
+ZOO_VENV ?= .venv-zoo
+ZOO_STAMP = $(ZOO_VENV)/.pagcp-zoo-installed
 PACKAGES = specs pagcp_ir passes pagcp_cli
 DEMO_OUT ?= out/digits
 
@@ -14,7 +16,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   regenerate every figure that README and docs show"
-	@echo "make zoo     compile the benchmark networks"
+	@echo "make zoo     cut some 250 public networks, prove it, and compare with torch-pruning: docs/coverage.md"
 	@echo "make replay  recompile the example specs and compare plan.json bytes"
 	@echo "make docs    regenerate the generated pages and files"
 
@@ -42,8 +44,15 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@if [ -f bench/__main__.py ]; then $(BIN)/python -m bench; else echo "no benchmarks yet: bench/__main__.py does not exist"; fi
 
-zoo: $(STAMP)
-	@if [ -f bench/zoo.py ]; then $(BIN)/python -m bench.zoo; else echo "no zoo yet: bench/zoo.py does not exist"; fi
+$(ZOO_STAMP): bench/zoo/requirements.txt
+	test -x $(ZOO_VENV)/bin/python || $(PYTHON) -m venv $(ZOO_VENV)
+	$(ZOO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c bench/zoo/requirements.txt torch
+	$(ZOO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/zoo/requirements.txt
+	touch $@
+
+# Its libraries live in an environment of their own; ARGS='--only timm --jobs 4' measures a part.
+zoo: $(ZOO_STAMP)
+	$(ZOO_VENV)/bin/python -m bench.zoo $(ARGS)
 
 replay: $(STAMP)
 	$(BIN)/python -m bench.replay

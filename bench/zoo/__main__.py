@@ -16,17 +16,29 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
 from bench.zoo.models import ENTRIES, Entry
+from bench.zoo.pages import coverage
+from bench.zoo.results import RATIO, record, summary
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "out" / "zoo"
 Row = dict[str, Any]
 SECONDS, HEAVY_SECONDS = 300, 900
 GIGABYTES, HEAVY_GIGABYTES = 9.0, 20.0
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation_models_pytorch",
+    "pytorchcv",
+    "ultralytics",
+    "torch-pruning",
+)
 MEASURED = ("specs/*.py", "pagcp_ir/*.py", "passes/ratios.py", "passes/criteria.py", "bench/zoo/*.py")
 
 
@@ -36,8 +48,27 @@ def main() -> int:
     chosen = [e for name, e in ENTRIES.items() if not given.only or any(_matches(name, p) for p in given.only)]
     runner = _Runner(given)
     with ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(runner.run, sorted(chosen, key=_order)))
+        rows = list(pool.map(runner.run, sorted(chosen, key=_order)))
+    if not given.only:
+        write_results(sorted(rows, key=lambda row: list(ENTRIES).index(row["name"])), given)
     return 0
+
+
+def write_results(rows: Sequence[Row], given: argparse.Namespace) -> None:
+    """bench/results/zoo.json and docs/coverage.md."""
+    records = [record(row) for row in rows]
+    found = {
+        "versions": {name: version(name) for name in LIBRARIES},
+        "cores": os.cpu_count(),
+        "ratio": RATIO,
+        "limits": {"seconds": given.seconds, "gigabytes": GIGABYTES},
+        "summary": summary(records),
+        "rows": records,
+    }
+    path = ROOT / "bench" / "results" / "zoo.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (ROOT / "docs" / "coverage.md").write_text(coverage(found), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:

@@ -16,8 +16,9 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bench.zoo.ours import RATIO, flops
+from bench.zoo.ours import flops
 from bench.zoo.process import Row, Stopwatch
+from bench.zoo.results import RATIO
 
 __all__ = ["measure", "warm_up"]
 
