@@ -100,7 +100,7 @@ def _node(
         labels.divisors.append(args[1])
     if _is_clean(op, node, labels, env):
         labels.clean.add(node.name)
-    if len(labels.layers) == counted and op.labels in KEPT_WHOLE:
+    if len(labels.layers) == counted and (op.labels in KEPT_WHOLE or op.zero == "always"):
         _add_fixed_cost(labels, node, module)
     return result
 

@@ -196,8 +196,14 @@ def _vector(value: Tensor, axis: int) -> Tensor:
 def _cost(
     site: Site, operands: Sequence[Operand], output: str, summed: Mapping[str, Tensor], kept: Mapping[str, Tensor]
 ) -> None:
-    pairs = [pair for value, term in operands for pair in zip(term, value.shape, strict=True)]
+    """What torch multiplies and adds up: letters of one operand alone are summed before, without products."""
+    letters = [letter for _, term in operands for letter in term]
+    alone = {letter for letter in letters if letter not in output and letters.count(letter) == 1}
+    if not set(letters) - set(output) - alone:
+        return
+    pairs = [pair for value, term in operands for pair in zip(term, value.shape, strict=True) if pair[0] not in alone]
     sizes = {letter: max(size for other, size in pairs if other == letter) for letter, _ in pairs}
+    summed = {letter: vector for letter, vector in summed.items() if letter not in alone}
     one = site.labels.fixed((1,), "one")
     inputs = next(iter(summed.values()), one)
     outputs = next(iter(kept.values()), one)

@@ -298,16 +298,19 @@ def pad_amounts(cutting: Cutting, node: fx.Node) -> None:
 
 
 def conv_groups(cutting: Cutting, node: fx.Node) -> None:
-    """A functional depthwise convolution has as many parts as inputs survive."""
-    layer = cutting.layers.get(node.name)
-    if layer is None or not layer.per_channel:
+    """A functional depthwise convolution has as many parts as inputs survive, any other as many as before."""
+    layer, given = cutting.layers.get(node.name), _argument(node, _groups_at(node), "groups")
+    if layer is None or not (layer.per_channel or isinstance(given, fx.Node)):
         return
-    inputs = int(cutting.keep[layer.inputs].sum())
-    place = 5 if "transpose" in getattr(node.target, "__name__", "") else 6
-    if len(node.args) > place:
-        node.update_arg(place, inputs)
+    groups = int(cutting.keep[layer.inputs].sum()) if layer.per_channel else layer.parts
+    if len(node.args) > _groups_at(node):
+        node.update_arg(_groups_at(node), groups)
     else:
-        node.update_kwarg("groups", inputs)
+        node.update_kwarg("groups", groups)
+
+
+def _groups_at(node: fx.Node) -> int:
+    return 5 if "transpose" in getattr(node.target, "__name__", "") else 6
 
 
 def normalized_shape(cutting: Cutting, node: fx.Node) -> None:

@@ -178,7 +178,7 @@ ADDS = frozenset({"add", "add_", "sub", "sub_", torch.add, torch.sub, operator.a
 DIVIDES = frozenset({"div", "div_", "divide", "true_divide", torch.div, torch.true_divide, operator.truediv})
 """0 divided by a number is 0; by a tensor that is zeroed as well it is not."""
 
-KEPT_WHOLE = frozenset({opaque, pr.multihead, pr.recurrent, ct.matmul, ct.einsum, ct.attention})
+KEPT_WHOLE = frozenset({opaque, mv.hooked, pr.multihead, pr.recurrent, ct.matmul, ct.einsum, ct.attention})
 """Rules after which a call without a layer of its own still costs what it costs."""
 
 MODULES: Mapping[type[nn.Module], Op] = {getattr(nn, name): op for name, op in _rows(_MODULES)}

@@ -1,0 +1,62 @@
+"""Small networks that the random graphs once found cut or counted wrongly, or refused without need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, weight_norm
+
+from pagcp_ir.program import TensorSpec
+from tests.ir.nets.check import check_model
+
+
+class Small(nn.Module):
+    """a(x) [N, 12, 8, 4] -> step; h reads 12 channels, g 4, l a vector."""
+
+    def __init__(self, step: Callable[..., Any], l: int = 12, **parts: nn.Module) -> None:  # noqa: E741
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(3, 12, 1)
+        self.h, self.l = nn.Conv2d(12, 4, 1), nn.Linear(l, 4)
+        self.w = nn.Parameter(torch.randn(12, 3, 3, 3) / 5)
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Any:
+        return self.step(self, x, F.silu(self.a(x)))
+
+
+CASES: dict[str, Callable[[], Small]] = {
+    "einsum that sums nothing": lambda: Small(
+        lambda m, x, y: m.h(torch.einsum("nchw,nc->nchw", y, y.mean((2, 3))) + y)
+    ),
+    "einsum with a letter of one operand alone": lambda: Small(
+        lambda m, x, y: m.h(y * torch.einsum("nchw,nkhw->nc", y, m.b(x))[:, :, None, None])
+    ),
+    "weight norm of old": lambda: Small(lambda m, x, y: m.h(m.n(y)), n=weight_norm(nn.Conv2d(12, 12, 3, padding=1))),
+    "weight norm": lambda: Small(
+        lambda m, x, y: m.h(m.n(y)), n=parametrizations.weight_norm(nn.Conv2d(12, 12, 3, padding=1))
+    ),
+    "groups from a width": lambda: Small(lambda m, x, y: m.h(F.conv2d(y, m.w, padding=1, groups=y.shape[1] // 3))),
+    "view of a fixed size": lambda: Small(lambda m, x, y: m.l(y.view(-1, 12 * 8 * 4)), l=12 * 8 * 4),
+    "norm of a fixed size": lambda: Small(
+        lambda m, x, y: m.h(m.n(y)), n=nn.LayerNorm([12, 8, 4], elementwise_affine=False)
+    ),
+    "factories of computed sizes": lambda: Small(
+        lambda m, x, y: m.h(y * torch.ones(y.shape[1], 1, 1) + torch.zeros(x.shape[0], 12, *y.shape[2:]))
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning", "ignore:Accessing the data pointer:UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_found(name: str) -> None:
+    torch.manual_seed(0)
+    model = CASES[name]().eval()
+    for seed in range(3):
+        check_model(model, [TensorSpec((1, 3, 8, 4))], seed)
