@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,10 +12,11 @@ from pagcp_cli.weights import load_weights
 from pagcp_ir.analyse import analyse
 from pagcp_ir.channels import ChannelGraph
 from pagcp_ir.program import Program, TensorSpec
+from pagcp_ir.program_file import open_program
 from pagcp_ir.trace import trace
 from passes.callables import call, resolve
 from passes.seeding import borrowed_rng
-from specs.diagnostics import DataError, SpecError
+from specs.diagnostics import DataError
 from specs.spec import Spec
 
 __all__ = ["open_network", "weights_file"]
@@ -23,25 +25,37 @@ __all__ = ["open_network", "weights_file"]
 def open_network(spec: Spec) -> tuple[Program, ChannelGraph]:
     """Build, load, trace and analyse the network of the spec.
 
-    Raises SpecError S108 (program), DataError D70x (factory), TraceError T2xx (weights, tracing), GraphError (protect).
+    Raises DataError D70x (factory), TraceError T2xx (weights, program, tracing), GraphError (protect).
     """
     with borrowed_rng(spec.seed):
-        model = _built(spec)
-    if spec.model.adapter:
-        model = _made(spec, spec.model.adapter, "adapter", model=model)
-    program = trace(model, [TensorSpec(tuple(i.shape), getattr(torch, i.dtype)) for i in spec.model.inputs])
+        program = _program(spec)
     return program, analyse(program, spec.model.protect)
 
 
 def weights_file(spec: Spec) -> Path | None:
-    """The file that the trained tensors come from."""
-    return None if spec.model.weights is None else spec.resolve(spec.model.weights)
+    """The file that the trained tensors come from: the weights, or the program that holds them."""
+    name = spec.model.weights if spec.model.program is None else spec.model.program
+    return None if name is None else spec.resolve(name)
+
+
+def _program(spec: Spec) -> Program:
+    inputs = [TensorSpec(tuple(i.shape), getattr(torch, i.dtype)) for i in spec.model.inputs]
+    if spec.model.program is None:
+        model = _built(spec)
+    else:
+        path, where = spec.resolve(spec.model.program), spec.where("model.program")
+        program = open_program(path, None if spec.model.adapter else inputs, where)
+        if not spec.model.adapter:
+            return program
+        model = program.copy()
+    if spec.model.adapter:
+        model = _made(spec, spec.model.adapter, "adapter", model=model)
+    program = trace(model, inputs)
+    return program if spec.model.program is None else replace(program, route="pt2")
 
 
 def _built(spec: Spec) -> nn.Module:
-    if spec.model.factory is None:
-        where, hint = spec.where("model.program"), "give a factory and weights"
-        raise SpecError.one("S108", "model.program is not available in this version", where, hint)
+    assert spec.model.factory is not None
     model = _made(spec, spec.model.factory, "factory", **dict(spec.model.args))
     path = weights_file(spec)
     if path is not None:

@@ -184,6 +184,11 @@ def to_torch(graph: fx.Graph) -> None:
                     call.become_method()
 
 
+def _tuple(value: Any) -> Any:
+    """Sizes and axes as tuples; lists of tensors stay lists."""
+    return tuple(value) if isinstance(value, list) and all(isinstance(v, int) for v in value) else value
+
+
 def _writes(name: str) -> bool:
     return name.endswith("_") and hasattr(Tensor, name)
 
@@ -198,7 +203,7 @@ class _Call:
         self.defaults = {a.name: a.default_value for a in arguments}
         self.keywords = {a.name for a in arguments if a.kwarg_only}
         given = {**dict(zip(self.names, node.args, strict=False)), **node.kwargs}
-        self.given = {name: value for name, value in given.items() if not self._says_nothing(name, value)}
+        self.given = {name: _tuple(value) for name, value in given.items() if not self._says_nothing(name, value)}
 
     def _says_nothing(self, name: str, value: Any) -> bool:
         if name in _IGNORED:

@@ -22,11 +22,11 @@ from pagcp_ir.aten import to_torch
 from pagcp_ir.aten_special import special_to_torch
 from pagcp_ir.effects import effects
 from pagcp_ir.program import TRACE_BATCH, TensorSpec
-from pagcp_ir.quiet import quiet
+from pagcp_ir.quiet import quiet, reason_of
 from pagcp_ir.source import outside
 from specs.diagnostics import TraceError
 
-__all__ = ["export", "graph_module_of", "tensor_names"]
+__all__ = ["export", "graph_module_of", "tensors_of"]
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _DATA = ("aten.item.", "aten._local_scalar_dense.", "aten.nonzero.", "aten.masked_select.", "aten.unique")
@@ -44,7 +44,8 @@ def export(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[ExportedProgr
             return torch.export.export(root, example, dynamic_shapes=_free(root, example), strict=False), ""
         except Exception as error:  # noqa: BLE001 (torch.export raises nearly anything)
             fixed = error
-        return torch.export.export(root, example, strict=False), _first_line(fixed)
+        again = tuple(x.clone() for x in example)  # the marks of a free size stay on the tensors
+        return torch.export.export(root, again, strict=False), _why_fixed(fixed)
 
 
 def _free(root: nn.Module, example: tuple[Tensor, ...]) -> Any:
@@ -55,9 +56,10 @@ def _free(root: nn.Module, example: tuple[Tensor, ...]) -> Any:
     return shapes.dynamic_shapes(root, example)
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _why_fixed(error: Exception) -> str:
+    if "Constraints violated" in str(error):
+        return "forward makes a number of it"
+    return reason_of(error)
 
 
 def graph_module_of(program: ExportedProgram, name: str) -> fx.GraphModule:
@@ -81,13 +83,9 @@ def graph_module_of(program: ExportedProgram, name: str) -> fx.GraphModule:
     return module
 
 
-def tensor_names(program: ExportedProgram) -> dict[int, list[str]]:
-    """All names of every tensor, by its id: tied ones have several."""
-    found: dict[int, list[str]] = {}
-    for name, tensor in {**program.state_dict, **program.constants}.items():
-        if isinstance(tensor, Tensor):
-            found.setdefault(id(tensor), []).append(name)
-    return found
+def tensors_of(program: ExportedProgram) -> dict[str, Tensor]:
+    """All tensors by all their names, also those that nothing reads."""
+    return {n: t for n, t in {**program.state_dict, **program.constants}.items() if isinstance(t, Tensor)}
 
 
 class _Copy:

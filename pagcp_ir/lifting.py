@@ -122,21 +122,25 @@ def lift(
     module: fx.GraphModule,
     original: nn.Module | None,
     only: Collection[Any] = tuple(_KINDS),
-    names: Mapping[int, Sequence[str]] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Turn calls of the functions in `only` into module calls, in place; the nodes must have `meta["value"]`.
 
     `original`: the user's model, which says whether a module trains its statistics; without it, its counter does.
-    `names`: all names of a tensor, by its id, where those in the graph are not all there are.
+    `tensors`: all tensors there are by all their names, where the graph does not have them all.
     """
+    tensors = tensors or {}
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
     calls: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in only and node.target in _KINDS:
-            path = _owner(module, node, names or {})
+            path = _owner(module, node, names)
             if path:
                 calls.setdefault(path, []).append(node)
     for path, nodes in calls.items():
-        made = [_module_like(module, path, node, original) for node in nodes]
+        made = [_module_like(module, path, node, original, tensors) for node in nodes]
         if made[0] is not None and all(repr(m) == repr(made[0]) for m in made) and _alone(module, path, made[0]):
             _put(module, path, nodes, made[0])
     module.graph.eliminate_dead_code(lambda node: node.op != "get_attr")
@@ -173,7 +177,9 @@ def _tensor(module: nn.Module, node: fx.Node) -> Tensor:
     return value
 
 
-def _module_like(module: fx.GraphModule, path: str, node: fx.Node, original: nn.Module | None) -> nn.Module | None:
+def _module_like(
+    module: fx.GraphModule, path: str, node: fx.Node, original: nn.Module | None, tensors: Mapping[str, Tensor]
+) -> nn.Module | None:
     given = _arguments(node)
     own = {n: _tensor(module, given[n]) for n in _TENSORS if given.get(n) is not None}
     trained = all(isinstance(own[n], nn.Parameter) for n in ("weight", "bias") if n in own)
@@ -182,7 +188,7 @@ def _module_like(module: fx.GraphModule, path: str, node: fx.Node, original: nn.
     plain = {k: v for k, v in given.items() if k not in _TENSORS and k != "input" and v is not None}
     with torch.device("meta"):
         made = _KINDS[node.target].build(plain, own, given["input"].meta["value"].ndim)
-    if isinstance(made, _BatchNorm) and not _counts(made, module, path, original):
+    if isinstance(made, _BatchNorm) and not _counts(made, path, original, tensors):
         return None
     if made is not None:
         for name, tensor in own.items():
@@ -190,14 +196,14 @@ def _module_like(module: fx.GraphModule, path: str, node: fx.Node, original: nn.
     return made.eval() if made is not None else None
 
 
-def _counts(made: _BatchNorm, module: fx.GraphModule, path: str, original: nn.Module | None) -> bool:
+def _counts(made: _BatchNorm, path: str, original: nn.Module | None, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the statistics are trained, as those of torch's own BatchNorm and of what is derived from it are."""
-    owner = (original if original is not None else module).get_submodule(path)
+    counter: Any = tensors.get(f"{path}.num_batches_tracked")
     if original is not None:
+        owner = original.get_submodule(path)
         if not isinstance(owner, _BatchNorm):
             return False
-        made.momentum = owner.momentum
-    counter = getattr(owner, "num_batches_tracked", None)
+        made.momentum, counter = owner.momentum, owner.num_batches_tracked
     if isinstance(counter, Tensor):
         made.num_batches_tracked = counter.detach().clone()
     return isinstance(counter, Tensor)

@@ -17,14 +17,14 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.effects import effects
-from pagcp_ir.exported import export, graph_module_of, tensor_names
+from pagcp_ir.exported import export, graph_module_of, tensors_of
 from pagcp_ir.lifting import dropout_to_modules, lift
 from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec
 from pagcp_ir.symbolic import symbolic
 from pagcp_ir.values import propagate
 from specs.diagnostics import Diagnostic, TraceError
 
-__all__ = ["program_of", "trace"]
+__all__ = ["close", "program_of", "trace"]
 
 
 def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
@@ -32,7 +32,13 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
 
     The model is left as it was: the program has copies of its tensors. Raises TraceError T2xx naming the source line.
     """
-    root = _unwrapped(model)
+    with _own_gradients() as functions:
+        program = _traced(_unwrapped(model), inputs)
+    notes = tuple(f"{name}: its own gradient is replaced by that of what it computes" for name in sorted(functions))
+    return replace(program, notes=(*program.notes, *notes))
+
+
+def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
     with _left_as_it_was(root) as restore:
         root.eval()
         try:
@@ -69,8 +75,8 @@ def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -
     """The same by torch.export. `why`: what torch.fx had against the model; raised again when nothing comes of it."""
     try:
         exported, fixed = export(root, inputs)
-        name, names = type(root).__name__, tensor_names(exported)
-        program = program_of(graph_module_of(exported, name), name, inputs, root, names=names)
+        name = type(root).__name__
+        program = program_of(graph_module_of(exported, name), name, inputs, root, tensors=tensors_of(exported))
         _require_same(root, program, (TRACE_BATCH,))
     except Exception as error:
         raise why from error
@@ -102,6 +108,23 @@ def program_of(
             node.meta["value"] = fx.node.map_arg(node.args[0], lambda n: n.meta["value"])
     module.recompile()
     return Program(module, tuple(inputs))
+
+
+@contextmanager
+def _own_gradients() -> Iterator[set[str]]:
+    """The names of the torch.autograd.Functions that are applied meanwhile: only what they compute is traced."""
+    function: Any = torch.autograd.Function
+    original, found = function.__dict__["apply"], set[str]()
+
+    def apply(kind: type, *args: Any, **kwargs: Any) -> Any:
+        found.add(kind.__name__)
+        return original.__get__(None, kind)(*args, **kwargs)
+
+    function.apply = classmethod(apply)
+    try:
+        yield found
+    finally:
+        function.apply = original
 
 
 @contextmanager
@@ -137,7 +160,7 @@ def _require_same(root: nn.Module, program: Program, batches: Sequence[int]) -> 
                 torch.manual_seed(0)
                 outputs.append(pytree.tree_leaves(module(*program.example_inputs(batch))))
         for expected, got in zip(*outputs, strict=False):
-            if isinstance(expected, Tensor) and not _close(expected, got):
+            if isinstance(expected, Tensor) and not close(expected, got):
                 raise TraceError.one(
                     "T207",
                     f"the traced graph of {type(root).__name__} does not compute what the model computes",
@@ -145,7 +168,8 @@ def _require_same(root: nn.Module, program: Program, batches: Sequence[int]) -> 
                 )
 
 
-def _close(expected: Tensor, got: Any) -> bool:
+def close(expected: Tensor, got: Any) -> bool:
+    """Whether two values are one, up to the rounding of single precision."""
     if not isinstance(got, Tensor) or expected.shape != got.shape:
         return False
     return torch.allclose(expected.double(), got.double(), rtol=1e-4, atol=1e-5, equal_nan=True)

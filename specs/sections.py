@@ -57,7 +57,7 @@ class ModelSpec(Model):
         default=None, description="trained tensors: .safetensors, or .pt with tensors alone"
     )
     program: Annotated[str, Field(pattern=r"\.pt2$")] | None = Field(
-        default=None, description="a torch.export program, in place of factory and weights"
+        default=None, description="a torch.export program, from a trusted source, in place of factory and weights"
     )
     inputs: Annotated[List[Annotated[InputSpec, BeforeValidator(_input)]], BeforeValidator(_inputs)] = Field(
         default=(), description="one shape per positional input, batch first; {shape, dtype} for other dtypes"

@@ -160,16 +160,6 @@ def test_inside_a_project_with_packages_of_our_names(tmp_path: Path, as_module: 
     assert (tmp_path / "out" / "model.py").is_file()
 
 
-def test_program_is_declined_plainly(tmp_path: Path) -> None:
-    spec = project(tmp_path)
-    lines = [line for line in SPEC.splitlines() if not line.startswith(("  factory", "  args"))]
-    spec.write_text("\n".join(lines).replace("weights: net.safetensors", "program: net.pt2"))
-    (tmp_path / "net.pt2").touch()
-    ran = pagcp("compile", spec, "-o", tmp_path / "out")
-    assert ran.code == 2
-    assert "error[S108]: model.program" in ran.err
-
-
 def test_no_emitted_file_names_a_path(tmp_path: Path) -> None:
     compile_spec(load_spec(project(tmp_path)), tmp_path / "out")
     for file in (tmp_path / "out").iterdir():

@@ -1,0 +1,178 @@
+"""A .pt2 file as a Program: what torch.export wrote, cut like any other network, without the code that built it.
+
+Unlike a state dict, such a file may hold pickled objects: torch.export.load is for files from a source that is trusted.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from pagcp_ir.exported import graph_module_of, tensors_of
+from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec
+from pagcp_ir.quiet import quiet, reason_of
+from pagcp_ir.trace import close, program_of
+from specs.diagnostics import TraceError
+
+__all__ = ["open_program"]
+
+_TRAINS = {
+    "aten.batch_norm.default": "training",
+    "aten.dropout.default": "train",
+    "aten.feature_dropout.default": "train",
+}
+_DYNAMIC = "export it with dynamic_shapes={{{name!r}: {{0: torch.export.Dim.DYNAMIC}}}}"
+
+
+def open_program(path: Path, inputs: Sequence[TensorSpec] | None = None, where: str = "") -> Program:
+    """The program in that file. `inputs`: what it is to be run on, its own inputs where None is given.
+
+    `where`: the spec's line that names the file. Raises TraceError: T203 other inputs, T208 one batch size only,
+    T209 not a program in eval mode, and what `graph_module_of` raises.
+    """
+    exported = _read(path, where)
+    _require_eval(exported, path, where)
+    own = _own_inputs(exported, path, where)
+    given = own if inputs is None else tuple(inputs)
+    _require_inputs(exported, own, given, path, where)
+    graph = graph_module_of(exported, _class_name(exported))
+    try:
+        program = program_of(graph, _class_name(exported), given, None, tensors=tensors_of(exported))
+        same = _same(exported, program, own)
+    except (RuntimeError, ValueError) as error:
+        reason = f": {reason_of(error)}"
+        same = False
+    else:
+        reason = ""
+    if not same:
+        _refuse_batch(exported, own, path, where, reason)
+    return replace(program, route="pt2")
+
+
+def _read(path: Path, where: str) -> ExportedProgram:
+    """Raises TraceError T209 for whatever is wrong with the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n.partition("/")[2] for n in archive.namelist()]
+    except FileNotFoundError as error:
+        raise TraceError.one("T209", f"there is no file {path.name}", where) from error
+    except (OSError, zipfile.BadZipFile) as error:
+        hint = "write it with torch.export.save(torch.export.export(model.eval(), inputs), path)"
+        raise TraceError.one("T209", f"{path.name} is not a torch.export program: {error}", where, hint) from error
+    models = [n.removeprefix("models/").removesuffix(".json") for n in names if n.startswith("models/")]
+    if len(models) > 1:
+        told = f"{path.name} holds several programs: {', '.join(sorted(models))}"
+        raise TraceError.one("T209", told, where, "save the one that is to be pruned with torch.export.save")
+    if not models and any("aotinductor" in n for n in names):
+        told = f"{path.name} holds compiled code, not a graph that can be cut"
+        raise TraceError.one("T209", told, where, "save it with torch.export.save, before it is compiled")
+    try:
+        with quiet():
+            return torch.export.load(path)
+    except Exception as error:  # zip, schema and pickle errors of any type
+        hint = f"a .pt2 file belongs to the torch version that wrote it; this is {torch.__version__}"
+        raise TraceError.one("T209", f"{path.name} cannot be read: {reason_of(error)}", where, hint) from error
+
+
+def _require_eval(exported: ExportedProgram, path: Path, where: str) -> None:
+    for node in exported.graph.nodes:
+        flag = _TRAINS.get(str(node.target))
+        if flag is None or not isinstance(node.target, OpOverload):
+            continue
+        names = [a.name for a in node.target._schema.arguments]
+        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        if given.get(flag) and given.get("running_mean", True) is not None:
+            told = (
+                f"{path.name} was exported in train mode: `{node.name}` is {str(node.target).split('.')[1]} in training"
+            )
+            raise TraceError.one("T209", told, where, "call model.eval() before torch.export.export")
+
+
+def _placeholders(exported: ExportedProgram) -> list[fx.Node]:
+    user = set(exported.graph_signature.user_inputs)
+    return [n for n in exported.graph.nodes if n.op == "placeholder" and n.name in user]
+
+
+def _own_inputs(exported: ExportedProgram, path: Path, where: str) -> tuple[TensorSpec, ...]:
+    """The inputs that it was exported with, free sizes at the values that they had."""
+    found = []
+    for node in _placeholders(exported):
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            told = f"{path.name}: the input {node.name} is no tensor"
+            raise TraceError.one("T209", told, where, "export the network with tensors as its only inputs")
+        found.append(TensorSpec(tuple(_hint(s) for s in value.shape), value.dtype))
+    return tuple(found)
+
+
+def _hint(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    return int(hint) if hint is not None else TRACE_BATCH
+
+
+def _require_inputs(
+    exported: ExportedProgram, own: Sequence[TensorSpec], given: Sequence[TensorSpec], path: Path, where: str
+) -> None:
+    nodes = _placeholders(exported)
+    if len(own) != len(given):
+        names = ", ".join(n.name for n in nodes)
+        told = f"{path.name} takes {len(own)} inputs ({names}), got {len(given)}"
+        raise TraceError.one("T203", told, where, "give one shape per input under model.inputs")
+    for node, one, two in zip(nodes, own, given, strict=True):
+        fixed = [isinstance(size, int) for size in node.meta["val"].shape]
+        same = len(one.shape) == len(two.shape) and one.dtype == two.dtype
+        if not same or any(f and a != b for f, a, b in list(zip(fixed, one.shape, two.shape, strict=True))[1:]):
+            told = f"{path.name} takes {_text(one)} as {node.name}, got {_text(two)}"
+            raise TraceError.one("T203", told, where, "write the shape that it was exported with under model.inputs")
+
+
+def _text(spec: TensorSpec) -> str:
+    return f"{str(spec.dtype).removeprefix('torch.')} {list(spec.shape)}"
+
+
+def _class_name(exported: ExportedProgram) -> str:
+    """The class of the network, as far as the file tells."""
+    for node in exported.graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        if stack and stack[0][0] == "" and isinstance(stack[0][1], str):
+            return stack[0][1].rpartition(".")[2]
+    return "Model"
+
+
+def _same(exported: ExportedProgram, program: Program, own: Sequence[TensorSpec]) -> bool:
+    """Whether the program computes at batch 2 and 3 what the file does, at its own batch size where that is fixed."""
+    reference = exported.module(check_guards=False)
+    free = all(not isinstance(n.meta["val"].shape[0], int) for n in _placeholders(exported))
+    for batch in (TRACE_BATCH, TRACE_BATCH + 1):
+        step = batch if free else own[0].shape[0]
+        parts = -(-batch // step)
+        inputs = program.example_inputs(parts * step)
+        with torch.no_grad():
+            pieces = [pytree.tree_leaves(reference(*(x[i * step :][:step] for x in inputs))) for i in range(parts)]
+            got = pytree.tree_leaves(program.module(*(x[:batch] for x in inputs)))
+        for index, value in enumerate(got):
+            found = [piece[index] for piece in pieces]
+            if isinstance(value, Tensor) and not close(_joined(found, free)[: None if free else batch], value):
+                return False
+    return True
+
+
+def _joined(pieces: list[Tensor], free: bool) -> Tensor:
+    return pieces[0] if free or pieces[0].ndim == 0 else torch.cat(pieces)
+
+
+def _refuse_batch(exported: ExportedProgram, own: Sequence[TensorSpec], path: Path, where: str, reason: str) -> None:
+    name = _placeholders(exported)[0].name if own else "x"
+    told = f"{path.name} runs at batch size {own[0].shape[0] if own else 1} only{reason}"
+    raise TraceError.one("T208", told, where, _DYNAMIC.format(name=name))
