@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-__all__ = ["TRACE_BATCH", "Program", "Route", "TensorSpec"]
+__all__ = ["TRACE_BATCH", "Program", "Route", "TensorSpec", "example_inputs"]
 
 TRACE_BATCH = 2
 """Batch size of the example: 1 would hide the batch axis in broadcasts."""
@@ -58,8 +58,7 @@ class Program:
 
     def example_inputs(self, batch: int = 2, seed: int = 0, size: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
         """Seeded random inputs, one per positional argument, each [batch, ...]."""
-        generator = torch.Generator().manual_seed(seed)
-        return tuple(spec.example(batch, generator, size) for spec in self.inputs)
+        return example_inputs(self.inputs, batch, seed, size)
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name, a tensor that is shared under its first name only."""
@@ -77,3 +76,11 @@ class Program:
         """The outputs in eval mode without gradients."""
         with torch.no_grad():
             return self.module(*inputs)
+
+
+def example_inputs(
+    specs: Sequence[TensorSpec], batch: int, seed: int = 0, size: tuple[int, ...] | None = None
+) -> tuple[Tensor, ...]:
+    """Seeded random tensors, one per spec, each [batch, ...]."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(spec.example(batch, generator, size) for spec in specs)

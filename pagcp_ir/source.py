@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache, lru_cache
 from types import TracebackType
 
 import torch
@@ -32,16 +33,26 @@ def user_line(trace: TracebackType | None = None) -> str:
 
 def outside(file: str, line: int) -> str:
     """ "model.py:12" of a frame outside torch and this package, "" for one inside."""
+    path = _users(file)
+    return path and f"{portable(path)}:{line}"
+
+
+@cache
+def _users(file: str) -> str:
+    """The whole path of a file of the user's, "" for torch's and our own."""
     path = os.path.abspath(file)
-    if file.startswith("<") or path.startswith((_OWN + os.sep, _TORCH + os.sep)):
-        return ""
-    return f"{portable(path)}:{line}"
+    return "" if file.startswith("<") or path.startswith((_OWN + os.sep, _TORCH + os.sep)) else path
 
 
 def portable(path: str) -> str:
     """The path below the import root that holds it, else its last component."""
-    roots = sorted({os.path.abspath(p or os.curdir) for p in sys.path}, key=len, reverse=True)
-    for root in roots:
+    for root in _roots(tuple(sys.path), os.getcwd()):
         if path.startswith(root + os.sep):
             return os.path.relpath(path, root).replace(os.sep, "/")
     return os.path.basename(path)
+
+
+@lru_cache(maxsize=8)
+def _roots(paths: tuple[str, ...], here: str) -> tuple[str, ...]:
+    """The import roots, the deepest first."""
+    return tuple(sorted({os.path.abspath(os.path.join(here, p)) for p in paths}, key=len, reverse=True))

@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.program import TRACE_BATCH, TensorSpec
 from pagcp_ir.source import user_line
-from pagcp_ir.values import fake_mode, fake_of, quick_value, real_run
+from pagcp_ir.values import Fakes, fake_mode, fake_of, quick_value, real_run
 from specs.diagnostics import TraceError
 
-__all__ = ["symbolic"]
+__all__ = ["Symbolic", "symbolic"]
 
 
-def symbolic(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
-    """The graph, and the sub-modules that had to be kept whole, with the reason. Raises TraceError T201-T203.
+@dataclass(frozen=True)
+class Symbolic:
+    """`leaves`: the sub-modules kept whole, with the reason. `outputs`: of the graph on the inputs."""
+
+    module: fx.GraphModule
+    leaves: Mapping[str, str]
+    outputs: Any
+
+
+def symbolic(root: nn.Module, specs: Sequence[TensorSpec], inputs: Sequence[Tensor]) -> Symbolic:
+    """The graph with the value of every node, found by running it on `inputs`. Raises TraceError T201-T203.
 
     A function that the user wrapped as a leaf (torch.fx.wrap) is traced where that works, and a leaf where it does not.
     """
     try:
         with _unwrapped_functions() as any_wrapped:
-            module, leaves = _attempt(root, inputs)
+            found = _attempt(root, specs, inputs)
     except TraceError:
         if not any_wrapped:
             raise
     else:
-        if not leaves or not any_wrapped:
-            return module, leaves
-    return _attempt(root, inputs)
+        if not found.leaves or not any_wrapped:
+            return found
+    return _attempt(root, specs, inputs)
 
 
 @contextmanager
@@ -53,16 +64,16 @@ def _unwrapped_functions() -> Iterator[bool]:
         _wrapped_fns_to_patch.update(wrapped)
 
 
-def _attempt(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[fx.GraphModule, dict[str, str]]:
+def _attempt(root: nn.Module, specs: Sequence[TensorSpec], inputs: Sequence[Tensor]) -> Symbolic:
     leaves: dict[str, str] = {}
     while True:
-        tracer = _ShapeTracer(inputs, leaves)
+        tracer = _ShapeTracer(specs, leaves)
         try:
             graph = tracer.trace(root)
+            module = fx.GraphModule(root, graph, class_name=type(root).__name__)
+            return Symbolic(module, leaves, tracer.record(module, inputs))
         except _SubmoduleFailed as failed:
             leaves[failed.path] = failed.reason
-            continue
-        return fx.GraphModule(root, graph, class_name=type(root).__name__), leaves
 
 
 class _SubmoduleFailed(Exception):
@@ -73,12 +84,25 @@ class _SubmoduleFailed(Exception):
         self.path, self.reason = path, reason
 
 
+class _NodeFailed(Exception):
+    """A value could not be computed; the cause is what went wrong."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node
+
+
 class _ValueProxy(fx.Proxy):
-    """A proxy that knows its value: a fake tensor, or a plain Python value for sizes."""
+    """A proxy that knows its value, once it is asked: a fake tensor, or a plain Python value for sizes."""
 
     @property
     def value(self) -> Any:
-        return self.node.meta["value"]
+        tracer: Any = self.tracer
+        return tracer.value_of(self.node)
+
+    @property
+    def is_tensor(self) -> bool:
+        tracer: Any = self.tracer
+        return tracer.makes_tensor(self.node) or isinstance(self.value, Tensor)
 
     def __getattr__(self, k: str) -> Any:
         return _ValueAttribute(self, k)
@@ -120,7 +144,7 @@ def _in_place(operation: Callable[..., Any], plain: Callable[..., Any]) -> Calla
     """`v += 1` writes into a tensor, and into whatever it is a view of; sizes are simply added."""
 
     def method(self: _ValueProxy, other: Any) -> Any:
-        chosen = operation if isinstance(self.value, Tensor) else plain
+        chosen = operation if self.is_tensor else plain
         return self.tracer.create_proxy("call_function", chosen, (self, other), {})
 
     return method
@@ -129,6 +153,12 @@ def _in_place(operation: Callable[..., Any], plain: Callable[..., Any]) -> Calla
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "and", "or", "xor"):
     _plain = getattr(operator, _name, None) or getattr(operator, _name + "_")
     setattr(_ValueProxy, f"__i{_name}__", _in_place(getattr(operator, "i" + _name), _plain))
+
+
+_WRITES = frozenset(getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "pow"))
+"""Made above for tensors only."""
+_CONTAINERS = (nn.RNNBase, nn.MultiheadAttention, nn.modules.pooling._MaxPoolNd)
+"""torch's modules that may return more than a tensor."""
 
 
 class _ValueAttribute(_ValueProxy):
@@ -149,6 +179,10 @@ class _ValueAttribute(_ValueProxy):
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
+_FACTORIES = (torch.zeros, torch.ones, torch.full, torch.empty, torch.arange, torch.linspace, torch.eye, torch.tensor)
+"""Made from sizes alone, which torch.fx does not see: `torch.zeros(b, c // 2, h, w)`."""
+
+
 class _ShapeTracer(fx.Tracer):
     """torch.fx's tracer with values on proxies, buffers as nodes, and opaque leaves."""
 
@@ -156,7 +190,10 @@ class _ShapeTracer(fx.Tracer):
 
     def __init__(self, inputs: Sequence[TensorSpec], leaves: dict[str, str]) -> None:
         super().__init__(param_shapes_constant=False)
+        self._autowrap_search.append(torch)
+        self._autowrap_function_ids.update(map(id, _FACTORIES))
         self.specs, self.leaves, self.mode = tuple(inputs), leaves, fake_mode()
+        self.pending: list[fx.Node] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
@@ -168,14 +205,16 @@ class _ShapeTracer(fx.Tracer):
         named["proxy_factory_fn"] = None
         proxy = super().create_proxy(kind, target, args, kwargs, *rest[:2], **named)
         proxy.node.meta["where"] = user_line() if kind != "placeholder" else ""
-        if kind != "placeholder":
-            proxy.node.meta["value"] = self._evaluate(proxy.node)
+        if "value" not in proxy.node.meta and kind != "placeholder":
+            self.pending.append(proxy.node)
         return proxy
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         if kind == "get_attr":  # also made for tensors that forward creates
-            node.meta["value"], node.meta["where"] = self._evaluate(node), user_line()
+            path, _, name = str(target).rpartition(".")
+            with _maybe_revert_all_patches():
+                node.meta["value"], node.meta["where"] = getattr(self.root.get_submodule(path), name), user_line()
         return node
 
     def create_args_for_root(
@@ -196,7 +235,7 @@ class _ShapeTracer(fx.Tracer):
             return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
-        except _SubmoduleFailed:
+        except (_SubmoduleFailed, _NodeFailed):
             raise
         except Exception as error:
             if self.is_leaf_module(m, path) or not path:
@@ -208,37 +247,96 @@ class _ShapeTracer(fx.Tracer):
             return super().trace(root, concrete_args)
         except (TraceError, _SubmoduleFailed):
             raise
+        except _NodeFailed as failed:
+            raise self._blamed(failed) from failed
         except Exception as error:
-            raise TraceError.one(
-                "T202",
-                f"{type(root).__name__} cannot be traced: {type(error).__name__}: {error}",
-                where=user_line(error.__traceback__),
-                hint="move what fails into a sub-module of its own: it is then kept whole and the rest is cut",
-            ) from error
+            raise self._refused(error, user_line(error.__traceback__)) from error
+
+    def record(self, module: fx.GraphModule, inputs: Sequence[Tensor]) -> Any:
+        """Run the graph: the values of all its nodes, and its outputs. Raises as `trace` does."""
+        try:
+            with torch.no_grad():
+                return _Recorder(module, self.mode).run(*inputs)
+        except _NodeFailed as failed:
+            raise self._blamed(failed) from failed
+
+    def _blamed(self, failed: _NodeFailed) -> Exception:
+        """The innermost module whose value failed is kept whole; at the top the model is refused."""
+        node, cause = failed.node, failed.__cause__
+        assert isinstance(cause, Exception)
+        where = node.meta.get("where", "")
+        path = next(reversed(node.meta.get("nn_module_stack", {"": None})))
+        module = self.root.get_submodule(path)
+        if not path or self.is_leaf_module(module, path):
+            return self._refused(cause, where)
+        return _SubmoduleFailed(path, f"{type(cause).__name__}: {_first_line(cause)} ({where})")
+
+    def _refused(self, error: Exception, where: str) -> TraceError:
+        return TraceError.one(
+            "T202",
+            f"{type(self.root).__name__} cannot be traced: {type(error).__name__}: {error}",
+            where=where,
+            hint="move what fails into a sub-module of its own: it is then kept whole and the rest is cut",
+        )
+
+    def makes_tensor(self, node: fx.Node) -> bool:
+        """Whether this is surely a tensor, without asking for its value."""
+        if node.op == "call_module":
+            kind = type(self.root.get_submodule(str(node.target)))
+            return kind.__module__.startswith("torch.nn.modules.") and not issubclass(kind, _CONTAINERS)
+        return node.op == "placeholder" or node.target in _WRITES
+
+    def value_of(self, node: fx.Node) -> Any:
+        """What the node stands for. Values are computed when the first of them is asked for."""
+        if "value" not in node.meta:
+            pending, self.pending = self.pending, []
+            with _maybe_revert_all_patches(), torch.no_grad():
+                for waiting in pending:
+                    try:
+                        waiting.meta["value"] = self._evaluate(waiting)
+                    except Exception as error:
+                        raise _NodeFailed(waiting) from error
+        return node.meta["value"]
 
     def _evaluate(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
         call = self._callable(node)
-        with _maybe_revert_all_patches(), torch.no_grad():
-            try:
-                with self.mode:
-                    found = quick_value(call, args) if isinstance(call, nn.Module) and not kwargs else None
-                    return call(*args, **kwargs) if found is None else found
-            except Exception:
-                if not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs))):
-                    raise
-                return real_run(self.mode, call, args, kwargs)
+        try:
+            with self.mode:
+                found = quick_value(call, args) if isinstance(call, nn.Module) and not kwargs else None
+                return call(*args, **kwargs) if found is None else found
+        except Exception:
+            if not any(isinstance(v, Tensor) for v in pytree.tree_leaves((args, kwargs))):
+                raise
+            return real_run(self.mode, call, args, kwargs)
 
     def _callable(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "call_module":
             return self.root.get_submodule(str(node.target))
-        if node.op == "get_attr":
-            path, _, name = str(node.target).rpartition(".")
-            return lambda: getattr(self.root.get_submodule(path), name)
         if node.op == "call_method":
             return lambda self_, *a, **k: getattr(self_, str(node.target))(*a, **k)
         assert callable(node.target)
         return node.target
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph for real and leaves on each node a fake of its value, of the same shape and dtype."""
+
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(module)
+        self.fakes = Fakes(mode)
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            raise _NodeFailed(n) from error
+        if n.op != "get_attr":
+            n.meta["value"] = pytree.tree_map(self._fake, value)
+        return value
+
+    def _fake(self, value: Any) -> Any:
+        return self.fakes.of(value.shape, value.dtype) if isinstance(value, Tensor) else value
 
 
 def _argument_names(forward: Callable[..., Any], count: int, model: str) -> list[str]:
@@ -260,5 +358,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TraceError):
         first = error.diagnostics[0]
         return f"{first.message} ({first.where})" if first.where else first.message
-    where = user_line(error.__traceback__)
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({where})"
+    return f"{type(error).__name__}: {_first_line(error)} ({user_line(error.__traceback__)})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else ""

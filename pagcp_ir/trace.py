@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pagcp_ir.copying import copy_with
 from pagcp_ir.effects import effects
 from pagcp_ir.exported import export, graph_module_of, tensors_of
 from pagcp_ir.lifting import dropout_to_modules, lift
-from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec
+from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec, example_inputs
 from pagcp_ir.symbolic import symbolic
 from pagcp_ir.values import propagate
 from specs.diagnostics import Diagnostic, TraceError
@@ -60,14 +61,20 @@ def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
 
 def _by_fx(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Program, Mapping[str, str]]:
     """The program, and the sub-modules that are kept whole with the reasons."""
-    traced, leaves = symbolic(root, inputs)
-    _drop_assertions(traced)
-    program = program_of(traced, type(root).__name__, inputs, root, only=(F.batch_norm,))
+    example = example_inputs(inputs, TRACE_BATCH)
+    with _seeded():
+        found = symbolic(root, inputs, example)
+    leaves = found.leaves
+    _require_same(root, example, found.outputs)
+    _drop_assertions(found.module)
+    lifted = any(n.target is F.batch_norm for n in found.module.graph.nodes)
+    program = program_of(found.module, type(root).__name__, inputs, root, only=(F.batch_norm,))
     for node in program.module.graph.nodes:
         if node.op == "call_module" and node.target in leaves:
             node.meta["opaque"] = leaves[node.target]
     program = replace(program, notes=tuple(f"{path}: {reason}" for path, reason in leaves.items()))
-    _require_same(root, program, (TRACE_BATCH,))
+    if lifted:
+        _require_same(root, example, _outputs(program.module, example))
     return program, leaves
 
 
@@ -77,11 +84,13 @@ def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -
         exported, fixed = export(root, inputs)
         name = type(root).__name__
         program = program_of(graph_module_of(exported, name), name, inputs, root, tensors=tensors_of(exported))
-        _require_same(root, program, (TRACE_BATCH,))
+        example = example_inputs(inputs, TRACE_BATCH)
+        _require_same(root, example, _outputs(program.module, example))
     except Exception as error:
         raise why from error
     try:
-        _require_same(root, program, (TRACE_BATCH + 1,))
+        example = example_inputs(inputs, TRACE_BATCH + 1)
+        _require_same(root, example, _outputs(program.module, example))
     except (TraceError, RuntimeError) as error:
         told = f"torch.export fixes the batch size at {TRACE_BATCH}" + (f": {fixed}" if fixed else "")
         hint = "read the batch size as x.shape[0] wherever forward needs it"
@@ -98,7 +107,7 @@ def program_of(
     if not all("value" in n.meta for n in graph.graph.nodes if n.op != "output"):
         propagate(graph, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
     lift(graph, original, **lifting)
-    module = copy.deepcopy(graph).eval()
+    module = copy_with(graph, {id(t): _detached(t) for t in (*graph.parameters(), *graph.buffers())}).eval()
     module.meta["name"] = name  # a copied graph module loses its class name
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -108,6 +117,11 @@ def program_of(
             node.meta["value"] = fx.node.map_arg(node.args[0], lambda n: n.meta["value"])
     module.recompile()
     return Program(module, tuple(inputs))
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    copied = tensor.detach().clone()
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
 
 @contextmanager
@@ -151,21 +165,28 @@ def _shallow(state: Mapping[str, Any]) -> dict[str, Any]:
     return {k: copy.copy(v) if type(v) in (dict, list, set) else v for k, v in state.items()}
 
 
-def _require_same(root: nn.Module, program: Program, batches: Sequence[int]) -> None:
+def _require_same(root: nn.Module, example: Sequence[Tensor], got: Any) -> None:
     """What the tracer cannot see (a branch on an attribute, a write through an alias) must not change the result."""
-    for batch in batches:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            outputs = []
-            for module in (root, program.module):
-                torch.manual_seed(0)
-                outputs.append(pytree.tree_leaves(module(*program.example_inputs(batch))))
-        for expected, got in zip(*outputs, strict=False):
-            if isinstance(expected, Tensor) and not close(expected, got):
-                raise TraceError.one(
-                    "T207",
-                    f"the traced graph of {type(root).__name__} does not compute what the model computes",
-                    hint="look for writes into views of tensors and for state that forward changes",
-                )
+    pairs = zip(pytree.tree_leaves(_outputs(root, example)), pytree.tree_leaves(got), strict=False)
+    if not all(close(a, b) for a, b in pairs if isinstance(a, Tensor)):
+        raise TraceError.one(
+            "T207",
+            f"the traced graph of {type(root).__name__} does not compute what the model computes",
+            hint="look for writes into views of tensors and for state that forward changes",
+        )
+
+
+def _outputs(module: nn.Module, example: Sequence[Tensor]) -> Any:
+    with _seeded(), torch.no_grad():
+        return module(*example)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers every time, and none of the user's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def close(expected: Tensor, got: Any) -> bool:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["fake_mode", "fake_of", "fixed_macs", "propagate", "quick_value", "real_run", "resize", "shape_of"]
+__all__ = ["Fakes", "fake_mode", "fake_of", "fixed_macs", "propagate", "quick_value", "real_run", "resize", "shape_of"]
 
 
 def fake_mode() -> FakeTensorMode:
@@ -27,6 +27,20 @@ def fake_of(shape: Sequence[int], dtype: torch.dtype, mode: FakeTensorMode) -> T
     """A fake tensor of that shape: it has a dtype and strides, but no data."""
     with mode:
         return torch.empty(tuple(shape), dtype=dtype)
+
+
+class Fakes:
+    """Fake tensors of one mode by shape and dtype: making one takes longer than most ops, and nobody changes them."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self.mode, self.known = mode, dict[tuple[tuple[int, ...], torch.dtype], Tensor]()
+
+    def of(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """As fake_of."""
+        key = tuple(shape), dtype
+        if key not in self.known:
+            self.known[key] = fake_of(*key, self.mode)
+        return self.known[key]
 
 
 def real_run(mode: FakeTensorMode, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -110,11 +124,11 @@ class _Resizer(_Propagator):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, shapes: Mapping[str, Sequence[int]], before: Before) -> None:
         super().__init__(root, fake_mode(), before, graph)
-        self.shapes = shapes
+        self.shapes, self.fakes = shapes, Fakes(self.mode)
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.name in self.shapes:
-            return fake_of(self.shapes[node.name], node.meta["value"].dtype, self.mode)
+            return self.fakes.of(self.shapes[node.name], node.meta["value"].dtype)
         return super()._evaluate(node)
 
 
