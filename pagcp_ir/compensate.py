@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from pagcp_ir.channels import Binding, ChannelGraph, Keep, TensorInfo, Units
+from pagcp_ir.copying import copy_with
 from pagcp_ir.program import Program
 from pagcp_ir.reads import Means, Read
-from pagcp_ir.rewrite import copy_with
 
 __all__ = ["Call", "Fold", "compensated", "described", "folds", "needed"]
 
