@@ -248,6 +248,7 @@ def _graph(program: Program, labels: Labels, values: Mapping[str, Tensor], roots
         layers=layers,
         tensors=_tensors(program),
         contracted=_flags(always + 1, [units(v) for v in labels.contracted]),
+        normalised=tuple(units(v) for v in labels.normalised),
         ties=tuple(labels.ties),
         labels={key: vector.numpy() for key, vector in labels.axes.items()},
     )

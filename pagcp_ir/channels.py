@@ -126,6 +126,8 @@ class ChannelGraph:
     tensors: Mapping[str, TensorInfo]
     contracted: Keep
     """bool [n_units]: units that end in a sum of products without weights; masking zeroes their producers."""
+    normalised: tuple[Units, ...] = ()
+    """Axes over which statistics are taken channel by channel: of a single one nothing but the bias would be left."""
     ties: tuple[Tie, ...] = ()
     """In the order of the program; together they make the units out of labels."""
     labels: Mapping[tuple[str, int], NDArray[np.int32]] = field(default_factory=dict)
@@ -152,6 +154,12 @@ class ChannelGraph:
         axes = [b.units for b in self.bindings] + [v.units for v in self.values.values()]
         return tuple({axis.tobytes(): axis for axis in axes}.values())
 
+    @cached_property
+    def floors(self) -> NDArray[np.int64]:
+        """How many channels have to stay on each of the distinct axes."""
+        twice = {axis.tobytes() for axis in self.normalised}
+        return np.array([min(axis.size, 2 if axis.tobytes() in twice else 1) for axis in self.distinct_axes])
+
     def group(self, name: str) -> Group:
         """The group of that name. KeyError when there is none."""
         for group in self.groups:
@@ -177,6 +185,7 @@ class ChannelGraph:
             bindings=tuple(b.restrict(keep) for b in self.bindings),
             values={name: value.restrict(keep) for name, value in self.values.items()},
             layers=tuple(layer.restrict(keep) for layer in self.layers),
+            normalised=tuple(axis[keep[axis]] for axis in self.normalised),
             tensors=tensors,
         )
 

@@ -91,6 +91,7 @@ class Labels:
     frozen: dict[str, str] = field(default_factory=dict)
     contracted: list[Tensor] = field(default_factory=list)
     divisors: list[Tensor] = field(default_factory=list)
+    normalised: list[Tensor] = field(default_factory=list)
     clean: set[str] = field(default_factory=set)
     """Nodes whose value is 0 wherever their producer's tensors are 0."""
 

@@ -39,6 +39,8 @@ def _layer_norm(site: Site, count: int, tensors: tuple[Ref | None, ...]) -> Tens
         return x  # the statistics run over positions only
     axis = max(axes, key=lambda d: (x.shape[d], d))
     vector = site.labels.along(x, axis, f"`{site.labels.op}` runs over another axis")
+    if x.shape[-count:].numel() == len(vector):
+        site.labels.normalised.append(vector)
     for ref in tensors:
         if ref is not None:
             site.labels.tie(site.labels.axis(ref, axis - (x.ndim - count), "along"), vector)

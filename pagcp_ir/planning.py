@@ -50,7 +50,8 @@ def legal(channels: ChannelGraph, keep: Keep, min_channels: int = 1) -> bool:
     """Whether only free units are cut and every axis, of a tensor or an activation, keeps enough channels."""
     if bool((~keep & ~channels.free).any()):
         return False
-    return all(int(keep[axis].sum()) >= min(min_channels, axis.size) for axis in channels.distinct_axes)
+    floors = zip(channels.distinct_axes, channels.floors, strict=True)
+    return all(int(keep[axis].sum()) >= max(floor, min(min_channels, axis.size)) for axis, floor in floors)
 
 
 def require_free_units(channels: ChannelGraph) -> None:

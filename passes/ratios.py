@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
 
 from pagcp_ir.channels import ChannelGraph, Group, Keep, Units
 from specs.diagnostics import PassError, nearest
@@ -40,6 +41,7 @@ class _Limits:
     group: Group
     free: NDArray[np.bool_]
     lies: NDArray[np.int64]
+    floors: NDArray[np.int64]
     axes: tuple[Units, ...]
     most: int
     round_to: int
@@ -88,7 +90,7 @@ class Cutter:
         """The first `count` of `order` that leave enough channels on every axis, and why there are fewer."""
         left = np.array([int(keep[axis].sum()) for axis in limits.axes], dtype=np.int64)
         whole = np.array([len(axis) for axis in limits.axes], dtype=np.int64)
-        floor = np.minimum(max(1, self.options.min_channels), whole)
+        floor = np.maximum(limits.floors, np.minimum(self.options.min_channels, whole))
         if bool((left - limits.lies[:, order[:count]].sum(axis=1) >= floor).all()):
             short = "the rest of its units are pinned" if len(order) < count else ""
             return order[:count], short
@@ -107,19 +109,22 @@ class Cutter:
     def _limits(self) -> Mapping[str, _Limits]:
         self._check_scopes()
         every = self.channels.distinct_axes
-        counts = [np.bincount(axis, minlength=self.channels.n_units) for axis in every]
+        places = [np.full(axis.size, i) for i, axis in enumerate(every)]
+        at = (np.concatenate(places), np.concatenate(every)) if every else (np.zeros(0, int), np.zeros(0, int))
+        shape = (len(every), self.channels.n_units)
+        counts = coo_matrix((np.ones(len(at[0]), dtype=np.int64), at), shape=shape).tocsc()
         free = self.channels.free
         found = {}
         for group in self.channels.groups:
-            touched = [i for i, count in enumerate(counts) if count[group.units].any()]
+            inside = counts[:, group.units]
+            touched = np.unique(inside.indices)
             ratio, multiple = self._scoped(group.name)
             found[group.name] = _Limits(
                 group=group,
                 free=free[group.units],
-                lies=np.array([counts[i][group.units] for i in touched], dtype=np.int64).reshape(
-                    len(touched), len(group.units)
-                ),
+                lies=inside[touched].toarray(),
                 axes=tuple(every[i] for i in touched),
+                floors=self.channels.floors[touched],
                 most=math.floor(ratio * len(group.units) + 1e-9),
                 round_to=multiple,
             )

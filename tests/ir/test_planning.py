@@ -171,3 +171,20 @@ def test_a_cut_whose_shapes_are_not_those_of_its_labels_is_told() -> None:
     assert caught.value.diagnostics[0].message == (
         "`_0` would have shape [2, 5, 8, 8] after the cut, its channels ask for [2, 8, 8, 8]"
     )
+
+
+def test_a_layer_norm_keeps_two_channels() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n, self.b = nn.Conv2d(3, 6, 1), nn.LayerNorm(6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.n(self.a(x).permute(0, 2, 3, 1)))
+
+    channels = analyse(trace(Normed(), [TensorSpec((1, 3, 8, 8))]))
+    keep = channels.all
+    keep[channels.group("a").units[2:]] = False
+    assert legal(channels, keep)
+    keep[channels.group("a").units[1]] = False
+    assert not legal(channels, keep)
