@@ -1,7 +1,8 @@
 """compensate: mean. What the readers of removed units get in their place, in the oracle and in what is emitted alike.
 
-It may only help: if some task's loss on the calibration set is higher with it than without, layers are compensated no
-more, those that harm most first, until none is.
+It may only help: where some task's loss on the calibration set is higher with it than without, layers are no longer
+compensated, those that harm most first, until none is. That is found out on a cut of PROBE of every group before a
+search asks anything, so that it measures what is emitted, and once more on the cut that was chosen.
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ from pagcp_ir.program import Program
 from pagcp_ir.reads import Means, means, reads
 from pagcp_ir.verify import require_exact
 from pagcp_ir.verify_compensated import verify_compensated
+from passes.criteria import scores
+from passes.ratios import Cutter
+from specs.options import SelectorOptions
 
 if TYPE_CHECKING:
     from passes.base import Context, State
 
-__all__ = ["Compensator", "compensator", "finished", "helpful"]
+__all__ = ["Compensator", "compensator", "everywhere", "finished", "helpful"]
+
+PROBE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,7 @@ class Compensator:
     found: tuple[Fold, ...]
     average: Means
     _known: dict[tuple[str, bytes], Tensor] = field(default_factory=dict, repr=False)
+    _chosen: dict[bytes, Compensator] = field(default_factory=dict, repr=False)
 
     def __call__(self, cut: Program, keep: Keep) -> Program:
         """`cut`, which is `program` cut to `keep`, with its readers' biases changed."""
@@ -59,19 +66,42 @@ class Compensator:
 def compensator(options: Any, state: State, ctx: Context) -> Compensator | None:
     """What a selector with these options measures and emits cuts of `state` with; None: the cuts as they are.
 
-    A layer gets a bias that it did not have only where no budget limits parameters. DataError D709 without an oracle.
+    DataError D709 without an oracle.
     """
     if getattr(options, "compensate", "none") != "mean":
         return None
+    whole, probe = everywhere(state, ctx), _probe(options, state, ctx)
+    key = probe.tobytes()
+    if key not in whole._chosen:
+        whole._chosen[key] = helpful(whole, state, probe, ctx)
+    return whole._chosen[key]
+
+
+def everywhere(state: State, ctx: Context) -> Compensator:
+    """All folds of the state's program; its means are measured once.
+
+    A layer gets a bias that it did not have only where no budget limits parameters.
+    """
     grow = ctx.budgets.params is None and ctx.budgets.bytes is None
-    program = state.program
+    program, here = state.program, state.here
 
     def look(tasks: Any, batches: Any) -> Compensator:
-        found = reads(program, state.here)
+        found = reads(program, here)
         average = means(program, found, (batch.inputs for batch in batches))
         return Compensator(program, folds(program, found, grow), average)
 
     return ctx.need_oracle("compensate: mean").once("compensator", program, look)
+
+
+def _probe(options: SelectorOptions, state: State, ctx: Context) -> Keep:
+    """The keep-set with PROBE of what is left of every group cut by its scores."""
+    cutter, keep = Cutter(state.channels, options), state.keep
+    asked: Any = options
+    by_group = scores(asked.criterion, state.program, state.here, cutter.groups, ctx, asked.combine)
+    for group in cutter.groups:
+        cut = 1 - float(keep[group.units].mean())
+        keep = cutter.cut(keep, group, by_group[group.name], cut + PROBE * (1 - cut)).keep
+    return keep
 
 
 def finished(options: Any, state: State, keep: Keep, cut: Program, ctx: Context) -> Program:
@@ -87,35 +117,43 @@ def finished(options: Any, state: State, keep: Keep, cut: Program, ctx: Context)
 
 
 def helpful(finish: Compensator, state: State, keep: Keep, ctx: Context) -> Compensator:
-    """`finish` without the folds that must go so that no task's loss is higher than without compensation.
+    """`finish` without the folds that must go so that no task's loss under `keep` is higher than without them all.
 
-    A search has measured all folds: what the network that is left loses by the others' absence is told in a warning.
+    What goes is told in a warning, and what the other tasks lose by that.
     """
-    oracle = ctx.need_oracle("compensate: mean")
-    here = state.here
+    oracle, here = ctx.need_oracle("compensate: mean"), state.here
+    known: dict[tuple[str, ...], Mapping[str, float]] = {}
 
     def losses(asked: Compensator) -> Mapping[str, float]:
-        return oracle.losses(state.program, here, keep, asked if asked.active(keep) else None)
+        key = tuple(fold.tensor for fold in asked.active(keep))
+        if key not in known:
+            known[key] = oracle.losses(state.program, here, keep, asked if key else None)
+        return known[key]
 
-    plain = losses(finish.without(*finish.found))
+    plain, measured = losses(finish.without(*finish.found)), losses(finish)
 
     def harm(asked: Compensator) -> float:
         found = losses(asked)
         return max(_harm(found[task], plain[task]) for task in plain)
 
-    measured, whole = losses(finish), harm(finish)
-    if whole <= 0:
-        return finish
-    alone = {fold: harm(finish.without(fold)) for fold in finish.active(keep)}
-    for fold in sorted(alone, key=lambda fold: alone[fold]):
-        finish = finish.without(fold)
-        ctx.note("warning", message=f"`{fold.name}` is not compensated: a task's loss was {whole:.2%} higher with it")
-        whole = harm(finish)
-        if whole <= 0:
-            break
+    whole = harm(finish)
+    while whole > 0:
+        alone = {fold: harm(finish.without(fold)) for fold in finish.active(keep)}
+        none_helps = min(alone.values()) >= whole
+        for fold in sorted(alone, key=lambda fold: alone[fold]):
+            left = harm(finish.without(fold))
+            if left < whole or none_helps:
+                message = (
+                    f"`{fold.name}` is not compensated: with it a task's loss is {whole:.2%} above that without any"
+                )
+                ctx.note("warning", message=message)
+                finish, whole, none_helps = finish.without(fold), left, False
+            if whole <= 0:
+                break
     for task, loss in losses(finish).items():
         if loss > measured[task]:
-            ctx.note("warning", message=f"so the loss of {task!r} is {loss:.4g}, not {measured[task]:.4g} as measured")
+            message = f"the loss of {task!r} is {loss:.4g} for that, {measured[task]:.4g} with all compensated"
+            ctx.note("warning", message=message)
     return finish
 
 

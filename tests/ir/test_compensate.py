@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from pagcp_ir.analyse import analyse
@@ -20,7 +19,8 @@ from pagcp_ir.rewrite import materialise
 from pagcp_ir.trace import trace
 from pagcp_ir.verify import verify
 from pagcp_ir.verify_compensated import verify_compensated
-from tests.ir.random_nets import SIZE, random_net
+from tests.ir.nets.check import counted_params, random_keep, recipes
+from tests.ir.nets.make import input_specs, random_net
 
 
 class Net(nn.Module):
@@ -296,20 +296,19 @@ def test_the_check_sees_a_wrong_bias_and_any_other_change():
     assert (found.status, found.reason) == ("wrong", "compensation changed another tensor")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40), st.integers(1, 9), st.integers(0, 1000))
-def test_random_networks_are_compensated_by_their_means(numbers, length, seed):
-    program = trace(random_net(numbers, length), [TensorSpec((1, 3, SIZE, SIZE))])
+@settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(recipes())
+def test_random_networks_are_compensated_by_their_means(recipe):
+    net = random_net(recipe)
+    program = trace(net, input_specs(net))
     channels = analyse(program)
-    rng, keep = np.random.default_rng(seed), channels.all
-    for unit in rng.permutation(np.flatnonzero(channels.free)):
-        if rng.random() < 0.5:
-            keep[unit] = False
-            keep[unit] = not legal(channels, keep)
+    keep = random_keep(channels, np.random.default_rng(recipe.salt), 0.5)
     found = reads(program, channels)
-    average = means(program, found, ((torch.randn(4, 3, SIZE, SIZE),),))
+    average = means(program, found, (program.example_inputs(4, seed) for seed in (1, 2)))
     active = tuple(f for f in folds(program, found) if f.loses(keep))
     cut = materialise(program, channels, keep)
     emitted = compensated(cut, active, keep, {f.tensor: needed(program, f, average, keep) for f in active})
     result = verify_compensated(program, active, average, keep, cut, emitted)
     assert result.status == "exact", result
+    here = described(emitted, channels.restrict(keep))
+    assert costs(here).params == counted_params(emitted)

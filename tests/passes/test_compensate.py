@@ -10,7 +10,7 @@ from pagcp_ir.cost import costs
 from pagcp_ir.reads import Observer, reads
 from pagcp_ir.rewrite import materialise
 from passes.base import run_passes
-from passes.compensate import compensator, helpful
+from passes.compensate import compensator, everywhere, helpful
 from passes.finetune import Finetune
 from passes.journal import Journal, read_journal
 from passes.oracle import RealOracle
@@ -64,7 +64,9 @@ def test_the_search_decides_on_compensated_losses(case):
     assert space.losses(keep) == pytest.approx(plain_losses(case, finish(cut, keep)), rel=1e-6)
     assert space.losses(keep) != plain.losses(keep)
     assert space.losses(space.start) == plain.losses(plain.start)
-    assert finish is compensator(UniformOptions(**MEAN), case.state, case.ctx), "one pass for the means, one memory"
+    used = case.ctx.oracle.usage
+    assert finish is compensator(UniformOptions(**MEAN), case.state, case.ctx)
+    assert case.ctx.oracle.usage == used, "one pass for the means, one decision on what helps"
 
 
 def test_the_emitted_network_is_the_original_with_means_where_it_was_cut(case):
@@ -73,7 +75,7 @@ def test_the_emitted_network_is_the_original_with_means_where_it_was_cut(case):
     keep[case.state.channels.group("stem").units[:4]] = False
     state, program = case.state, case.state.program
     found = [r for r in reads(program, state.channels) if r.layer.name in ("label", "map", "inner")]
-    finish = compensator(UniformOptions(**MEAN), state, case.ctx)
+    finish = everywhere(state, case.ctx)
     heads = finish.without(*(f for f in finish.found if f.name == "inner"))
     emitted = heads(materialise(program, state.channels, keep), keep)
 
@@ -91,7 +93,7 @@ def test_the_emitted_network_is_the_original_with_means_where_it_was_cut(case):
 
 def test_what_harms_a_task_is_dropped_layer_by_layer(case, tmp_path):
     keep = half(case)
-    finish = compensator(UniformOptions(**MEAN), case.state, case.ctx)
+    finish = everywhere(case.state, case.ctx)
     assert helpful(finish, case.state, keep, case.ctx) is finish
     (head,) = [f for f in finish.found if f.name == "map"]
     # means that are far off, for one head
@@ -101,7 +103,7 @@ def test_what_harms_a_task_is_dropped_layer_by_layer(case, tmp_path):
         kept = helpful(finish, case.state, keep, replace(case.ctx, journal=journal))
     assert {f.name for f in kept.found} == {f.name for f in finish.found} - {"map"}
     (told,) = read_journal(tmp_path / "journal.jsonl")
-    assert told["message"].startswith("`map` is not compensated: a task's loss was ")
+    assert told["message"].startswith("`map` is not compensated: with it a task's loss is ")
     state, oracle = case.state, case.ctx.oracle
     now, plain = (oracle.losses(state.program, state.channels, keep, f) for f in (kept, None))
     assert all(now[task] <= plain[task] for task in plain)
@@ -109,7 +111,7 @@ def test_what_harms_a_task_is_dropped_layer_by_layer(case, tmp_path):
 
 def test_a_loss_that_is_no_number_any_more_is_harm(case):
     keep = half(case)
-    finish = compensator(UniformOptions(**MEAN), case.state, case.ctx)
+    finish = everywhere(case.state, case.ctx)
     finish = replace(finish, average={node: mean * np.inf for node, mean in finish.average.items()}, _known={})
     assert helpful(finish, case.state, keep, case.ctx).active(keep) == ()
 
@@ -127,10 +129,10 @@ def test_rounds_go_on_from_the_compensated_network(case):
 
 def test_budgets_on_parameters_let_no_layer_get_a_bias(case):
     net = case.state
-    grown = compensator(UniformOptions(**MEAN), net, case.ctx)
+    grown = everywhere(net, case.ctx)
     tight = replace(case.ctx, budgets=Budgets.model_validate({"params": "50%"}), oracle=case.ctx.oracle)
     tight = replace(tight, oracle=RealOracle(case.ctx.tasks, case.ctx.data["calibration"].cached()))
-    kept = compensator(UniformOptions(**MEAN), net, tight)
+    kept = everywhere(net, tight)
     assert {f.place for f in grown.found} == {f.place for f in kept.found} == {"bias", "running_mean"}
 
 
@@ -152,12 +154,12 @@ class Table:
 
 def test_what_others_lose_by_a_drop_is_told(case, tmp_path):
     keep = half(case)
-    finish = compensator(UniformOptions(**MEAN), case.state, case.ctx)
+    finish = everywhere(case.state, case.ctx)
     finish = finish.without(*(f for f in finish.found if f.name != "map"))
     with Journal(tmp_path / "journal.jsonl") as journal:
         ctx = replace(case.ctx, oracle=Table(), journal=journal)
         assert helpful(finish, case.state, keep, ctx).active(keep) == ()
     assert [r["message"] for r in read_journal(tmp_path / "journal.jsonl")] == [
-        "`map` is not compensated: a task's loss was 50.00% higher with it",
-        "so the loss of 'label' is 2, not 1 as measured",
+        "`map` is not compensated: with it a task's loss is 50.00% above that without any",
+        "the loss of 'label' is 2 for that, 1 with all compensated",
     ]
