@@ -117,7 +117,9 @@ def expanded(site: Site) -> Any:
     grown = [d for d in range(result.ndim) if shape[d] == 1 < result.shape[d] and (kernel or d > 0)]
     if not grown or (not kernel and varying(result)):
         return result
-    axis = 0 if kernel else 1 if 1 in grown else grown[-1]
+    axis = 0 if kernel else 1 if 1 in grown else result.ndim - 1
+    if axis not in grown or axis > 2:
+        return result  # positions of an image
     return spread(site.labels.fresh(result.shape[axis]), axis, tuple(result.shape))
 
 
