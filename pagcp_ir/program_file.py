@@ -1,12 +1,17 @@
 """A .pt2 file as a Program: what torch.export wrote, cut like any other network, without the code that built it.
 
-Unlike a state dict, such a file may hold pickled objects: torch.export.load is for files from a source that is trusted.
+Files with pickled objects are refused before they are read. torch evaluates the size formulas of a file, though: take
+programs from sources that you trust.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +35,7 @@ _TRAINS = {
     "aten.dropout.default": "train",
     "aten.feature_dropout.default": "train",
 }
+_SAVE = "write it with torch.export.save(torch.export.export(model.eval(), inputs), path)"
 _DYNAMIC = "export it with dynamic_shapes={{{name!r}: {{0: torch.export.Dim.DYNAMIC}}}}"
 
 
@@ -62,25 +68,51 @@ def _read(path: Path, where: str) -> ExportedProgram:
     """Raises TraceError T209 for whatever is wrong with the file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [n.partition("/")[2] for n in archive.namelist()]
+            found = _wrong(archive, path)
     except FileNotFoundError as error:
         raise TraceError.one("T209", f"there is no file {path.name}", where) from error
     except (OSError, zipfile.BadZipFile) as error:
-        hint = "write it with torch.export.save(torch.export.export(model.eval(), inputs), path)"
-        raise TraceError.one("T209", f"{path.name} is not a torch.export program: {error}", where, hint) from error
-    models = [n.removeprefix("models/").removesuffix(".json") for n in names if n.startswith("models/")]
-    if len(models) > 1:
-        told = f"{path.name} holds several programs: {', '.join(sorted(models))}"
-        raise TraceError.one("T209", told, where, "save the one that is to be pruned with torch.export.save")
-    if not models and any("aotinductor" in n for n in names):
-        told = f"{path.name} holds compiled code, not a graph that can be cut"
-        raise TraceError.one("T209", told, where, "save it with torch.export.save, before it is compiled")
+        found = f"{path.name} is not a torch.export program: {error}", _SAVE
+    if found is not None:
+        raise TraceError.one("T209", found[0], where, found[1])
     try:
         with quiet():
             return torch.export.load(path)
-    except Exception as error:  # zip, schema and pickle errors of any type
+    except Exception as error:  # zip, schema and version errors of any type
         hint = f"a .pt2 file belongs to the torch version that wrote it; this is {torch.__version__}"
         raise TraceError.one("T209", f"{path.name} cannot be read: {reason_of(error)}", where, hint) from error
+
+
+def _wrong(archive: zipfile.ZipFile, path: Path) -> tuple[str, str] | None:
+    """What keeps an archive from being one program without pickled objects, and a hint."""
+    files = {n.partition("/")[2]: n for n in archive.namelist()}
+    models = sorted(n.removeprefix("models/").removesuffix(".json") for n in files if n.startswith("models/"))
+    if len(models) > 1:
+        hint = "save the one that is to be pruned with torch.export.save"
+        return f"{path.name} holds several programs: {', '.join(models)}", hint
+    if not models and any(n.startswith("data/aotinductor/") for n in files):
+        hint = "save it with torch.export.save, before it is compiled"
+        return f"{path.name} holds compiled code, not a graph that can be cut", hint
+    if not models:
+        return f"{path.name} is not a torch.export program of this version of torch", _SAVE
+    return (f"{path.name} holds pickled objects", _SAVE) if _is_pickled(archive, files) else None
+
+
+def _is_pickled(archive: zipfile.ZipFile, files: Mapping[str, str]) -> bool:
+    """Whether torch.export.load would unpickle more than tensors: in tensors of odd types, objects, example inputs."""
+    for name, member in files.items():
+        if re.fullmatch(r"data/(weights|constants)/.*_config\.json", name):
+            config = json.loads(archive.read(member))["config"].values()
+            if any(c["use_pickle"] or c["path_name"].startswith(("custom_obj", "opaque_obj")) for c in config):
+                return True
+        if re.fullmatch(r"data/(weights|constants)/.*\.pt", name):
+            return True
+        if name.startswith("data/sample_inputs/"):
+            try:
+                torch.load(io.BytesIO(archive.read(member)), weights_only=True)
+            except (pickle.UnpicklingError, EOFError):
+                return archive.getinfo(member).file_size > 0
+    return False
 
 
 def _require_eval(exported: ExportedProgram, path: Path, where: str) -> None:

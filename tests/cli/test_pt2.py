@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -171,12 +175,36 @@ def test_files_that_are_no_programs(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(whole[: len(whole) // 2])
     assert refused(spec).startswith("error[T209]: net.pt2 is not a torch.export program: ")
     torch.save({"a": torch.rand(2)}, tmp_path / "net.pt2")
-    assert refused(spec).startswith("error[T209]: net.pt2 cannot be read: ")
+    assert refused(spec).startswith("error[T209]: net.pt2 is not a torch.export program of this version of torch\n")
     package_pt2(tmp_path / "net.pt2", exported_programs={"a": exported(network()), "b": exported(network())})
     assert refused(spec) == (
         "error[T209]: net.pt2 holds several programs: a, b\n"
         "  hint: save the one that is to be pruned with torch.export.save"
     )
+
+
+class Surprise:
+    """Pickled, it is a call."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return Path.touch, (self.path,)
+
+    path: ClassVar[Path]
+
+
+def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
+    Surprise.path = tmp_path / "touched"
+    spec = given(tmp_path, exported(network()))
+    with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
+        files = {n: archive.read(n) for n in archive.namelist()}
+    buffer = io.BytesIO()
+    torch.save(((Surprise(),), {}), buffer)
+    files["net/data/sample_inputs/model.pt"] = buffer.getvalue()
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    assert refused(spec).startswith("error[T209]: net.pt2 holds pickled objects\n")
+    assert not Surprise.path.exists()
 
 
 def test_missing_files_are_found_by_validate(tmp_path: Path) -> None:
