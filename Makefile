@@ -7,13 +7,16 @@ ZOO_VENV ?= .venv-zoo
 ZOO_STAMP = $(ZOO_VENV)/.pagcp-zoo-installed
 PACKAGES = specs pagcp_ir passes pagcp_cli
 DEMO_OUT ?= out/digits
+GRAPHS ?= 2000
+SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench zoo replay docs clean
+.PHONY: help install demo test fuzz lint bench zoo replay docs clean
 
 help:
 	@echo "make demo    compile the digits example into $(DEMO_OUT)"
 	@echo "make test    run the tests"
+	@echo "make fuzz    cut random graphs over all ops (GRAPHS=2000 SEED=0)"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   regenerate every figure that README and docs show"
 	@echo "make zoo     cut some 250 public networks, prove it, and compare with torch-pruning: docs/coverage.md"
@@ -34,6 +37,10 @@ demo: $(STAMP)
 # One torch thread a worker: the tests are many small networks, and two workers share two cores.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+# Two worker processes; what fails is shrunk and printed as a recipe for `python -m tests.fuzz --replay`.
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --seed $(SEED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

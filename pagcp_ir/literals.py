@@ -299,18 +299,14 @@ def pad_amounts(cutting: Cutting, node: fx.Node) -> None:
 
 def conv_groups(cutting: Cutting, node: fx.Node) -> None:
     """A functional depthwise convolution has as many parts as inputs survive, any other as many as before."""
-    layer, given = cutting.layers.get(node.name), _argument(node, _groups_at(node), "groups")
+    layer, given = cutting.layers.get(node.name), _argument(node, 6, "groups")
     if layer is None or not (layer.per_channel or isinstance(given, fx.Node)):
         return
     groups = int(cutting.keep[layer.inputs].sum()) if layer.per_channel else layer.parts
-    if len(node.args) > _groups_at(node):
-        node.update_arg(_groups_at(node), groups)
+    if len(node.args) > 6:
+        node.update_arg(6, groups)
     else:
         node.update_kwarg("groups", groups)
-
-
-def _groups_at(node: fx.Node) -> int:
-    return 5 if "transpose" in getattr(node.target, "__name__", "") else 6
 
 
 def normalized_shape(cutting: Cutting, node: fx.Node) -> None:

@@ -33,7 +33,7 @@ def functional_conv(transposed: bool) -> Rule:
 
     def rule(site: Site) -> Any:
         x, weight, bias = site.arg(0, "input"), site.arg(1, "weight"), site.arg(2, "bias", None)
-        groups = site.arg(5 if transposed else 6, "groups", 1)
+        groups = site.arg(6, "groups", 1)
         own = isinstance(weight, Ref) or (groups == weight.shape[0] > 1 and not transposed)
         if not own or not isinstance(bias, (Ref, type(None))):
             return pinned(site, f"the weight of `{site.labels.op}` is computed")

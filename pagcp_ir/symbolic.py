@@ -244,7 +244,10 @@ class _ShapeTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         try:
-            return super().trace(root, concrete_args)
+            graph = super().trace(root, concrete_args)
+            for node in graph.nodes:  # else the code of the graph would enter the function in torch.fx's table
+                node.meta.pop("is_wrapped", None)
+            return graph
         except (TraceError, _SubmoduleFailed):
             raise
         except _NodeFailed as failed:

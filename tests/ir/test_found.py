@@ -43,6 +43,9 @@ CASES: dict[str, Callable[[], Small]] = {
         lambda m, x, y: m.h(m.n(y)), n=parametrizations.weight_norm(nn.Conv2d(12, 12, 3, padding=1))
     ),
     "groups from a width": lambda: Small(lambda m, x, y: m.h(F.conv2d(y, m.w, padding=1, groups=y.shape[1] // 3))),
+    "groups of a transposed convolution by position": lambda: Small(
+        lambda m, x, y: m.h(torch.cat([F.conv_transpose2d(y, m.w, None, 1, 1, 0, 2)] * 2, 1))
+    ),
     "view of a fixed size": lambda: Small(lambda m, x, y: m.l(y.view(-1, 12 * 8 * 4)), l=12 * 8 * 4),
     "norm of a fixed size": lambda: Small(
         lambda m, x, y: m.h(m.n(y)), n=nn.LayerNorm([12, 8, 4], elementwise_affine=False)

@@ -41,9 +41,9 @@ class Coverage:
     def note(self, net: Net, channels: ChannelGraph) -> None:
         free = channels.free
         self.free.append(float(free.sum()) / max(1, sum(g.units.size for g in channels.groups)))
+        self.met.update(step.kind for step in net.steps)
         for kind, names in net.trail:
             axes = [channels.values[name].units for name in names if name in channels.values]
-            self.met[kind] += 1
             self.passed[kind] += bool(axes) and all(bool(free[units].any()) for units in axes)
 
     def add(self, other: Coverage) -> None:

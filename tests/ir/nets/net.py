@@ -90,7 +90,7 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         live: list[Any] = list(inputs)
         if isinstance(inputs[0], fx.Proxy):
-            self.trail = []
+            self.trail.clear()  # the tracer puts attributes back: the list itself stays
         for step in self.steps:
             marked: list[str] = []
             self.marked = marked
