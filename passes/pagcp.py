@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from pagcp_ir.channels import Keep
+from pagcp_ir.channels import Keep, Units
 from pagcp_ir.cost import costs
 from pagcp_ir.planning import make_plan
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.base import Context, PassKind, State, meets
+from passes.certified import certified
 from passes.compensate import compensator
 from passes.criteria import scores
+from passes.marginal import marginal
 from passes.published import published
 from passes.ratios import Cutter, Scores, Trim
-from passes.schedule import growth
-from passes.space import Evaluation, Outcome
+from passes.schedule import growth, least_growth, total_of
+from passes.space import Evaluation, Outcome, Space
 from passes.uniform import refuse_uncut
 from specs.options import MEASURED_CRITERIA, PagcpOptions
 
@@ -55,9 +57,22 @@ class Pagcp:
         return replace(state, plan=plan, decisions=decisions, searches=searches)
 
 
-def search(space: NetworkSpace, options: PagcpOptions) -> Outcome:
+def search(space: Space, options: PagcpOptions) -> Outcome:
     """The search that the options ask for."""
-    return published(space, options, growth(options.tolerance, options.total, len(space.groups)))
+    if options.search == "marginal":
+        return marginal(space, options)
+    sequential = published if options.search == "published" else certified
+    if options.total != "auto":
+        return sequential(space, options, growth(options.tolerance, options.total, len(space.groups)))
+    n = len(space.groups)
+    least, outcome = least_growth(
+        lambda factor: sequential(space, options, factor),
+        lambda outcome: space.met(outcome.keep),
+        options.tolerance,
+        n,
+    )
+    record = replace(outcome.record, growth=least, total=total_of(options.tolerance, least, n))
+    return replace(outcome, record=record)
 
 
 class NetworkSpace:
@@ -91,13 +106,9 @@ class NetworkSpace:
         """The tasks' weights."""
         return {task.name: task.weight for task in self._ctx.tasks}
 
-    def width(self, group: str) -> int:
-        """The group's width in the original network."""
-        return int(self._by_name[group].units.size)
-
-    def kept(self, group: str, keep: Keep) -> int:
-        """How many of the group's units are kept."""
-        return int(keep[self._by_name[group].units].sum())
+    def units(self, group: str) -> Units:
+        """The group's units."""
+        return self._by_name[group].units
 
     def cut(self, keep: Keep, group: str, ratio: float) -> Trim:
         """Cut the group by its scores under `keep`."""

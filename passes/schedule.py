@@ -1,15 +1,27 @@
-"""The tolerance schedule of PAGCP (arXiv 2303.11923; ALGORITHMS.md 1.1): d_i = d_0 * lambda^i, prod_i (1 + d_i) = T."""
+"""The tolerance schedule of PAGCP (arXiv 2303.11923; ALGORITHMS.md 1.1): d_i = d_0 * lambda^i, prod_i (1 + d_i) = T.
+
+`least_growth` finds the smallest T that meets the budgets. A search tells for which lambda it would have decided alike,
+so that the bisection steps from one such span to the next, and stops where two of them touch: it is exact wherever
+more tolerance cuts no less. The oracle remembers, so that spans which share decisions share their evaluations.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
 
+from passes.space import Outcome
 from specs.diagnostics import PassError
 
-__all__ = ["growth", "total_of"]
+__all__ = ["growth", "least_growth", "total_of"]
+
+SMALLEST, LARGEST = 1e-3, 1e6
+"""lambda below SMALLEST leaves the first group alone with a tolerance; T stays below LARGEST."""
+CLOSE = 1e-3
+"""Where two growths are relatively that close, the larger one is taken for the smallest."""
 
 
 def growth(tolerance: float, total: float, n: int) -> float:
@@ -34,6 +46,26 @@ def growth(tolerance: float, total: float, n: int) -> float:
 def total_of(tolerance: float, factor: float, n: int) -> float:
     """prod_{i<n} (1 + tolerance * factor^i): what all groups together may do to a loss."""
     return math.exp(min(_log_total(tolerance, factor, n), 700.0))
+
+
+def least_growth(
+    search: Callable[[float], Outcome], met: Callable[[Outcome], bool], tolerance: float, n: int
+) -> tuple[float, Outcome]:
+    """The smallest growth whose outcome meets the budgets, and that outcome; the largest one when none does."""
+    low, high, factor, most = 0.0, math.inf, 1.0, growth(tolerance, LARGEST, n)
+    best: Outcome | None = None
+    while True:
+        outcome = search(factor)
+        if met(outcome):
+            # a little above the end of the span, which rounding must not cross
+            best, high = outcome, min(factor, max(outcome.span[0] * (1 + 1e-9), SMALLEST))
+        else:
+            low = max(low, factor, outcome.span[1])
+        if best is None and low >= most:
+            return factor, outcome
+        if best is not None and high <= max(low, SMALLEST) * (1 + CLOSE):
+            return high, best
+        factor = min(2 * low, most) if high == math.inf else math.sqrt(max(low, SMALLEST) * high)
 
 
 def _log_total(tolerance: float, factor: float, n: int) -> float:

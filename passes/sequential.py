@@ -19,7 +19,20 @@ from specs.options import PagcpOptions
 from specs.plan import Decision
 from specs.search import SearchRecord
 
-__all__ = ["Base", "Finding", "Ruling", "Step", "Turn", "in_turn", "judged", "rejection", "rule", "told", "weighed"]
+__all__ = [
+    "Base",
+    "Finding",
+    "Rule",
+    "Ruling",
+    "Step",
+    "Turn",
+    "in_turn",
+    "judged",
+    "rejection",
+    "rule",
+    "told",
+    "weighed",
+]
 
 TINY = 1e-20
 """What the authors' code divides by when a cut saves nothing."""
@@ -119,7 +132,10 @@ def rule(space: Space, turn: Turn, keep: Keep) -> Ruling:
     return Ruling(losses, task, rose, rose <= 1 + turn.tolerance * turn.scale[task])
 
 
-def judged(space: Space, turn: Turn, ratio: float, keep: Keep) -> Ruling:
+Rule = Callable[[Space, Turn, Keep], Ruling]
+
+
+def judged(space: Space, turn: Turn, ratio: float, keep: Keep, rule: Rule = rule) -> Ruling:
     """The ruling on that ratio of the group, told to the space."""
     began = time.perf_counter()
     ruling = rule(space, turn, keep)
@@ -255,8 +271,8 @@ def _decisions(
         decisions.append(
             Decision(
                 group=group,
-                width=space.width(group),
-                kept=space.kept(group, keep),
+                width=len(space.units(group)),
+                kept=int(keep[space.units(group)].sum()),
                 stopped_by=finding.stopped_by,
                 ratio=0.0 if step is None else step.ratio,
                 losses={} if step is None else dict(step.losses),

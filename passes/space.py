@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pagcp_ir.channels import Keep
+from pagcp_ir.channels import Keep, Units
 from passes.ratios import Trim
 from specs.diagnostics import PassError
 from specs.plan import Decision
@@ -55,11 +55,8 @@ class Space(Protocol):
     def weights(self) -> Mapping[str, float]:
         """The weight of each task in sums of losses."""
 
-    def width(self, group: str) -> int:
-        """How many units the group has in the original network."""
-
-    def kept(self, group: str, keep: Keep) -> int:
-        """How many of them are kept."""
+    def units(self, group: str) -> Units:
+        """The group's units in the original network."""
 
     def cut(self, keep: Keep, group: str, ratio: float) -> Trim:
         """That ratio of the group's original width cut, by score on the network as it is under `keep`."""

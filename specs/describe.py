@@ -85,10 +85,7 @@ def _short(number: int) -> str:
 def _pass(step: PassSpec) -> str:
     options = step.options
     if isinstance(options, PagcpOptions):
-        until = "until the budgets are met" if options.stop == "budget" else "as far as the tasks tolerate"
-        first, total = f"{options.tolerance * 100:g}%", f"{options.total:g}"
-        rise = f"the first may raise a task's loss by {first}, all together to {total} times the loss"
-        told = f"cuts group by group {until}; {rise}; least important by {options.criterion} first"
+        told = f"{_search(options)}; least important by {options.criterion} first"
     elif isinstance(options, UniformOptions):
         share = (
             "by the smallest ratio that meets the budgets" if options.ratio is None else f"by {options.ratio * 100:g}%"
@@ -100,6 +97,16 @@ def _pass(step: PassSpec) -> str:
     else:
         told = ", ".join(f"{key} {value}" for key, value in options)
     return told + (_limits(options) if isinstance(options, SelectorOptions) else "")
+
+
+def _search(options: PagcpOptions) -> str:
+    until = "until the budgets are met" if options.stop == "budget" else "as far as the tasks tolerate"
+    if options.search == "marginal":
+        bound = "" if options.total == "auto" else f"; no task's loss above {options.total:g} times what it was"
+        return f"cuts next what costs the worst task least per MAC, {until}{bound}"
+    first = f"the first may raise a task's loss by {options.tolerance * 100:g}%"
+    total = "as far as the budgets need" if options.total == "auto" else f"to {options.total:g} times the loss"
+    return f"cuts group by group {until}; {first}, all together {total}"
 
 
 def _limits(options: SelectorOptions) -> str:

@@ -142,8 +142,9 @@ class PagcpOptions(SelectorOptions):
     tolerances: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
         default_factory=dict, description="by task: its tolerance, where it is not `tolerance`"
     )
-    total: Annotated[float, later("auto", use="a number")] = Field(
-        default=6.0, gt=1, le=1e6, description="T: factor on a task's loss if every group uses up its tolerance"
+    total: Annotated[float, Field(gt=1, le=1e6)] | Literal["auto"] = Field(
+        default="auto",
+        description="T: factor on a task's loss if all groups use up their tolerance; auto: the least for the budgets",
     )
     top: float = Field(
         default=1.0, gt=0, le=1, description="P: share of the groups to cut, those that cost the least loss per MAC"
@@ -164,8 +165,13 @@ class PagcpOptions(SelectorOptions):
     probe: float = Field(
         default=0.3, gt=0, lt=1, description="ratio at which a group's savings are measured for the order"
     )
-    search: Annotated[Literal["published"], later("certified", "marginal", use="published")] = Field(
-        default="published", description="published: one group after the other, as the paper does"
+    search: Literal["marginal", "certified", "published"] = Field(
+        default="marginal",
+        description="marginal: the cheapest step next; published: group by group, as the paper does; certified: that, "
+        "with few evaluations",
+    )
+    swaps: int = Field(
+        default=10, ge=0, le=10_000, description="search: marginal: how many swaps of steps to try at the end"
     )
     quirks: bool = Field(
         default=False, description="search: published decides as the authors' code does, quirks and all"
@@ -182,12 +188,26 @@ class PagcpOptions(SelectorOptions):
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
-        """T > 1 + d0: all groups together get more room than the first one alone."""
-        tolerance, total = given.get("tolerance", 0.06), given.get("total", 6.0)
+        """T > 1 + d0, and options that another search has."""
+        tolerance, total = given.get("tolerance", 0.06), given.get("total", "auto")
         if _number(tolerance) and _number(total) and tolerance > 0 and 1 < total <= 1 + tolerance:
             limit = f"1 + tolerance, which is {1 + tolerance:g}"
             hint = "total is what all groups together may do to a loss, tolerance what the first one may"
             yield Problem("S104", f"must be above {limit}, got {shown(total)}", hint, ("total",))
+        if given.get("stop") == "tolerance" and total == "auto":
+            yield Problem("S106", "is missing", "stop: tolerance goes as far as a total allows", ("total",))
+        search = given.get("search", "marginal")
+        for key, searches in _ONLY.items():
+            off = cls.model_fields[key].default
+            if given.get(key, off) != off and search not in searches:
+                text = f"is an option of search: {' and '.join(searches)}, not of {shown(search)}"
+                yield Problem("S110", text, "leave it out", (key,))
+        if given.get("quirks") is True and given.get("tolerances"):
+            yield Problem("S110", "cannot be given together with quirks", "keep one of them", ("tolerances",))
+
+
+_ONLY = {"top": ("published", "certified"), "quirks": ("published",), "swaps": ("marginal",)}
+"""Options of some searches alone."""
 
 
 class FinetuneOptions(PassOptions):

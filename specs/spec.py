@@ -121,6 +121,8 @@ class Spec(Model):
             if name == "uniform" and options.get("ratio") is None and not given.get("budgets"):
                 hint = "give ratio, or budgets that the smallest sufficient ratio is to meet"
                 yield Problem("S106", "is missing", hint, ("passes", index, name, "ratio"))
+            if name == "pagcp":
+                yield from _of_pagcp(given, index, options)
 
     @property
     def path(self) -> Path | None:
@@ -151,6 +153,18 @@ class Spec(Model):
         from specs.lock import yaml_text
 
         return yaml_text(self.resolved())
+
+
+def _of_pagcp(given: Mapping[str, Any], index: int, options: Mapping[str, Any]) -> Iterable[Problem]:
+    """What the search needs of the rest of the spec: budgets or a total, and the tasks that it names."""
+    place = ("passes", index, "pagcp")
+    if options.get("total", "auto") == "auto" and options.get("stop") != "tolerance" and not given.get("budgets"):
+        yield Problem("S106", "is missing", "give total, or budgets that are to be met", (*place, "total"))
+    names, overrides = [task.get("name") for task in _tasks(given)], options.get("tolerances")
+    for task in overrides if isinstance(overrides, Mapping) and names else ():
+        if task not in names:
+            hint = nearest(str(task), [str(name) for name in names])
+            yield Problem("S107", f"names no task: {shown(task)}", hint, (*place, "tolerances", task))
 
 
 def _same_names(given: Mapping[str, Any]) -> Iterable[Problem]:

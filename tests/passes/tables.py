@@ -31,29 +31,26 @@ class Table:
     def start(self):
         return np.ones(WIDTH * len(self.groups), dtype=np.bool_)
 
-    def _slice(self, group):
+    def units(self, group):
         at = self.groups.index(group) * WIDTH
-        return slice(at, at + WIDTH)
-
-    def width(self, group):
-        return WIDTH
-
-    def kept(self, group, keep):
-        return int(keep[self._slice(group)].sum())
+        return np.arange(at, at + WIDTH)
 
     def cut(self, keep, group, ratio):
         made = keep.copy()
-        made[self._slice(group)][: int(ratio * WIDTH + 1e-9)] = False
+        made[self.units(group)[: int(ratio * WIDTH + 1e-9)]] = False
         return Trim(made)
 
+    def removed(self, keep):
+        return tuple(int((~keep[self.units(g)]).sum()) for g in self.groups)
+
     def cost(self, keep):
-        return sum(self.unit_macs[g] * self.kept(g, keep) for g in self.groups)
+        return sum(self.unit_macs[g] * (WIDTH - gone) for g, gone in zip(self.groups, self.removed(keep), strict=True))
 
     def met(self, keep):
         return self.cost(keep) <= self.limit
 
     def losses(self, keep):
-        key = tuple(WIDTH - self.kept(g, keep) for g in self.groups)
+        key = self.removed(keep)
         if key not in self.asked:
             self.asked.append(key)
         return self.table[key]
@@ -63,7 +60,19 @@ class Table:
 
 
 def options(**given):
-    return PagcpOptions(**{"tolerance": 0.1, "total": 2.0, "grid": GRID, "stop": "tolerance", **given})
+    return PagcpOptions(
+        **{"tolerance": 0.1, "total": 2.0, "grid": GRID, "stop": "tolerance", "search": "published", **given}
+    )
+
+
+class Formula:
+    """A table whose entries are computed."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def __getitem__(self, key):
+        return self.losses(key)
 
 
 def one(*losses, **more):

@@ -140,22 +140,6 @@ def test_a_base_that_is_not_finite_is_refused():
     assert str(caught.value) == "error[P404]: the loss of task 't' is nan before anything is cut"
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "total", "expected"), [(20, 0.06, 6, 1.045), (40, 0.06, 6, 0.986), (60, 0.05, 1.5, 0.878)]
-)
-def test_growth_is_that_of_the_published_table(n, d, total, expected):
-    factor = growth(d, total, n)
-    assert factor == pytest.approx(expected, abs=6e-4)
-    assert math.prod(1 + d * factor**i for i in range(n)) == pytest.approx(total, rel=1e-9)
-
-
-def test_growth_of_one_group_and_of_a_total_too_small():
-    assert growth(0.06, 6.0, 1) == 1.0
-    with pytest.raises(PassError) as caught:
-        growth(0.06, 1.06, 5)
-    assert str(caught.value) == "error[P403]: total must exceed 1 + tolerance = 1.06, got 1.06"
-
-
 def test_rises_over_bases_that_are_not_positive():
     assert worst_rise({"t": -0.9}, {"t": -1.0}) == ("t", pytest.approx(1.1))
     assert worst_rise({"t": -1.1}, {"t": -1.0}) == ("t", 1.0)

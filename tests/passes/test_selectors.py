@@ -26,6 +26,7 @@ def uniform(case, **options):
 
 
 def pagcp(case, ctx=None, **options):
+    options = {"search": "published", **options}
     return run_passes([Pagcp(PagcpOptions(**options))], case.state, ctx or case.ctx)
 
 
@@ -114,6 +115,41 @@ def test_pagcp_stops_at_the_budgets(case):
     assert after.decisions[-1].reason.startswith(("the budgets were met at", "the budgets were met before"))
     deeper = pagcp(case, ctx, **given, stop="tolerance")
     assert deeper.plan.after.macs < after.plan.after.macs
+
+
+@pytest.mark.parametrize("search", ["marginal", "certified", "published"])
+def test_every_search_meets_the_budgets_by_itself(case, search):
+    """Without a total: the last two find it, the first needs none. What they report is what is left."""
+    ctx = replace(case.ctx, budgets=budgets(macs="60%"))
+    after = pagcp(case, ctx, search=search, grid=tuple(k / 12 for k in range(1, 12)))
+    assert after.plan.after.macs <= ctx.budgets.limits(after.plan.before)["macs"]
+    (record,) = after.searches
+    state, oracle = case.state, case.ctx.oracle
+    base, final = (oracle.losses(state.program, state.channels, keep) for keep in (state.channels.all, after.keep))
+    assert record.factors == pytest.approx({task: final[task] / base[task] for task in base})
+    assert (record.search, record.total is None) == (search, search == "marginal")
+    assert 0 < record.evaluations < 60
+    assert record.samples == 40 * record.evaluations
+
+
+def test_the_smallest_total_given_as_a_number_makes_the_same_plan(case):
+    ctx = replace(case.ctx, budgets=budgets(macs="60%"))
+    given = {"grid": tuple(k / 12 for k in range(1, 12)), "tolerance": 0.05}
+    found = pagcp(case, ctx, **given)
+    total = found.searches[0].total
+    assert (pagcp(case, ctx, **given, total=total).keep == found.keep).all()
+    less = pagcp(case, ctx, **given, total=1.05 + 0.99 * (total - 1.05))
+    assert less.plan.after.macs > ctx.budgets.limits(less.plan.before)["macs"]
+
+
+def test_marginal_cuts_a_group_of_a_task_that_tolerates_more(case):
+    """Given much room, the map's own layers go first; given little, they stay."""
+    ctx = replace(case.ctx, budgets=budgets(macs="70%"))
+    rises = [
+        pagcp(case, ctx, search="marginal", tolerances={"map": tolerance}).searches[0].factors["map"]
+        for tolerance in (1.0, 0.001)
+    ]
+    assert rises[1] < rises[0]
 
 
 def test_pagcp_that_cuts_nothing_gives_the_reason_of_each_group(case):

@@ -129,11 +129,11 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "  hint: total is what all groups together may do to a loss, tolerance what the first one may",
     ),
     "grid descends": (
-        MODEL + TASKS + "passes: [pagcp: {grid: [0.5, 0.1]}]\n",
+        MODEL + TASKS + "passes: [pagcp: {grid: [0.5, 0.1], total: 6}]\n",
         "face.yaml:5:24  error[S104]: passes[0].pagcp.grid must ascend from the smallest ratio to the largest",
     ),
     "grid of one step": (
-        MODEL + TASKS + "passes: [pagcp: {grid: {start: 0.1, stop: 0.9, steps: 1}}]\n",
+        MODEL + TASKS + "passes: [pagcp: {grid: {start: 0.1, stop: 0.9, steps: 1}, total: 6}]\n",
         "face.yaml:5:24  error[S104]: passes[0].pagcp.grid must have 2 to 200 steps, got 1",
     ),
     "yes is text": (
@@ -158,7 +158,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:4:9  error[S105]: budgets must be a mapping, got nothing",
     ),
     "grid of words": (
-        MODEL + TASKS + "passes: [pagcp: {grid: {start: 0.1}}]\n",
+        MODEL + TASKS + "passes: [pagcp: {grid: {start: 0.1}, total: 6}]\n",
         "face.yaml:5:24  error[S105]: passes[0].pagcp.grid must be a list of ratios, "
         "or {start, stop, steps} with numbers",
     ),
@@ -210,23 +210,39 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:3:10  error[S108]: passes[0]: catro is not available in this version\n"
         "  hint: use uniform, pagcp, finetune",
     ),
-    "later search": (
-        MODEL + TASKS + "passes: [pagcp: {search: marginal}]\n",
-        "face.yaml:5:26  error[S108]: passes[0].pagcp.search: marginal is not available in this version\n"
-        "  hint: use published",
-    ),
     "later option": (
         MODEL + TASKS + "passes: [finetune: {ema: 0.99}]\n",
         "face.yaml:5:21  error[S108]: passes[0].finetune.ema is not available in this version",
     ),
-    "later total": (
+    "total auto without budgets": (
         MODEL + TASKS + "passes: [pagcp: {total: auto}]\n",
-        "face.yaml:5:25  error[S108]: passes[0].pagcp.total: auto is not available in this version\n"
-        "  hint: use a number",
+        "face.yaml:5:25  error[S106]: passes[0].pagcp.total is missing\n"
+        "  hint: give total, or budgets that are to be met",
+    ),
+    "total auto without an end": (
+        MODEL + TASKS + "passes: [pagcp: {stop: tolerance}]\nbudgets: {macs: 50%}\n",
+        "face.yaml:5:10  error[S106]: passes[0].pagcp.total is missing\n"
+        "  hint: stop: tolerance goes as far as a total allows",
+    ),
+    "options of another search": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, top: 0.5, quirks: true, search: marginal}]\n",
+        "face.yaml:5:28  error[S110]: passes[0].pagcp.top is an option of search: published and certified, not of "
+        "'marginal'\n  hint: leave it out\n"
+        "face.yaml:5:38  error[S110]: passes[0].pagcp.quirks is an option of search: published, not of 'marginal'\n"
+        "  hint: leave it out",
+    ),
+    "quirks with tolerances": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, quirks: true, search: published, tolerances: {age: 0.1}}]\n",
+        "face.yaml:5:61  error[S110]: passes[0].pagcp.tolerances cannot be given together with quirks\n"
+        "  hint: keep one of them",
+    ),
+    "tolerance of no task": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, tolerances: {agee: 0.1}}]\n",
+        "face.yaml:5:47  error[S107]: passes[0].pagcp.tolerances.agee names no task: 'agee'\n  hint: did you mean age?",
     ),
     "later confidence": (
-        MODEL + TASKS + "passes: [pagcp: {compensate: mean, confidence: 0.95}]\n",
-        "face.yaml:5:36  error[S108]: passes[0].pagcp.confidence is not available in this version\n"
+        MODEL + TASKS + "passes: [pagcp: {total: 6, compensate: mean, confidence: 0.95}]\n",
+        "face.yaml:5:46  error[S108]: passes[0].pagcp.confidence is not available in this version\n"
         "  hint: leave it out",
     ),
     "later criterion": (
@@ -305,7 +321,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:2:39  error[S112]: model.weights must be a .safetensors or .pt file, got 'face.pickle'",
     ),
     "pass without tasks": (
-        MODEL + "passes: [pagcp]\n",
+        MODEL + "passes: [pagcp: {total: 6}]\n",
         "face.yaml:3:10  error[S113]: passes[0]: pagcp needs tasks and data\n  hint: it measures the tasks' losses",
     ),
     "pass without data": (

@@ -48,7 +48,8 @@ def test_defaults(read: Read) -> None:
 
 
 def test_a_bare_pass_has_its_defaults_and_keeps_lists_as_lists(read: Read) -> None:
-    spec = read(MODEL.replace("inputs", "args: {a: [1, [2]]}, inputs") + TASKS + "passes: [finetune, pagcp: ]\n")
+    model = MODEL.replace("inputs", "args: {a: [1, [2]]}, inputs")
+    spec = read(model + TASKS + "passes: [finetune, pagcp: ]\nbudgets: {macs: 50%}\n")
     assert [step.options for step in spec.passes] == [FinetuneOptions(), PagcpOptions()]
     assert spec.model.args == {"a": [1, [2]]}
 
@@ -89,7 +90,7 @@ def test_extends_merges_mappings_and_replaces_lists(read: Read) -> None:
 
 
 def test_overrides(read: Read) -> None:
-    text = MODEL + TASKS + "passes: [pagcp: {top: 0.5}, finetune]\nbudgets: {macs: 40%}\n"
+    text = MODEL + TASKS + "passes: [pagcp: {search: published, top: 0.5}, finetune]\nbudgets: {macs: 40%}\n"
     spec = read(
         text,
         "budgets.macs=50%",
@@ -104,7 +105,7 @@ def test_overrides(read: Read) -> None:
     )
     assert (str(spec.budgets.macs), str(spec.budgets.bytes)) == ("50%", "20MB")
     assert (spec.tasks[0].weight, spec.tasks[0].loss) == (2.5, "l1_loss")
-    assert spec.passes[0].options == PagcpOptions(top=0.5, tolerance=0.1)
+    assert spec.passes[0].options == PagcpOptions(search="published", top=0.5, tolerance=0.1)
     assert spec.passes[1].options == FinetuneOptions(epochs=3, lr=1e-4)
     assert spec.model.args == {"width": 24, "name": "on"}
     assert spec.data is not None

@@ -1,0 +1,186 @@
+"""The published search with few evaluations: of each group a ratio that is accepted while the next one is rejected.
+
+Where to look is predicted: log(rise / tolerance) is taken to be linear in logit(ratio), through the two ends of the
+bracket or, where there is one end only, with the slope of the groups before. Only evaluations decide: both neighbours
+are evaluated. The ratio is the scan's wherever acceptance is monotone; a dip below it that was not looked at would have
+stopped the scan earlier, so the groups in which a smaller ratio was left out are counted as unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from passes.ratios import Trim
+from passes.sequential import Finding, Rule, Ruling, Step, Turn, in_turn, judged, rejection, rule, weighed
+from passes.space import Outcome, Space
+from specs.options import PagcpOptions
+
+__all__ = ["certified"]
+
+FIRST = 0.35
+"""The ratio at which the first group is looked at."""
+SLOPE = 2.0
+"""Of log(rise / tolerance) over logit(ratio), before anything is known."""
+SMALL, LARGE = 0.01, 100.0
+"""Rises over tolerances beyond these say no more than that they are small or large."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A cut of the group, and the smallest and the largest ratio of the grid that make it."""
+
+    first: float
+    last: float
+    trim: Trim
+
+    @property
+    def place(self) -> float:
+        middle = (self.first + self.last) / 2
+        return math.log(middle / (1 - middle))
+
+
+@dataclass
+class _Experience:
+    """What groups before taught: where the tolerance was reached, and how steeply the rise went through it."""
+
+    places: list[float] = field(default_factory=list)
+    slopes: list[float] = field(default_factory=list)
+
+    @property
+    def place(self) -> float:
+        return median(self.places) if self.places else math.log(FIRST / (1 - FIRST))
+
+    @property
+    def slope(self) -> float:
+        return median(self.slopes) if self.slopes else SLOPE
+
+
+@dataclass
+class _Bracket:
+    """Cut number `low` was accepted (0: no cut), number `high` was rejected (the number of cuts + 1: none)."""
+
+    cuts: Sequence[_Cut]
+    turn: Turn
+    high: int
+    low: int = 0
+    rulings: dict[int, Ruling] = field(default_factory=dict)
+
+    def next(self, experience: _Experience) -> int:
+        """The number to evaluate next, strictly between low and high."""
+        if len(self.rulings) > 3:  # predictions have not helped
+            return (self.low + self.high) // 2
+        place = self._crossing(experience)
+        last = sum(cut.place <= place for cut in self.cuts)
+        return min(max(last, self.low + 1), self.high - 1)
+
+    def _crossing(self, experience: _Experience) -> float:
+        """Where the rise is predicted to reach the tolerance."""
+        low, high = (self._point(number) for number in (self.low, self.high))
+        if low is not None and high is not None:
+            share = -low[1] / (high[1] - low[1]) if high[1] > low[1] else 0.5
+            return low[0] + share * (high[0] - low[0])
+        known = low or high
+        return experience.place if known is None else known[0] - known[1] / experience.slope
+
+    def _point(self, number: int) -> tuple[float, float] | None:
+        """Place and log(rise / tolerance) of a cut that was evaluated."""
+        if number not in self.rulings:
+            return None
+        load = self.turn.load(self.rulings[number]) / self.turn.tolerance
+        return self.cuts[number - 1].place, math.log(min(max(load, SMALL), LARGE))
+
+    def learn(self, experience: _Experience) -> None:
+        """Add what this group taught."""
+        low, high = self._point(self.low), self._point(self.high)
+        if low is not None and high is not None and high[1] > low[1]:
+            experience.places.append(self._crossing(experience))
+            if math.log(SMALL) < low[1] and high[1] < math.log(LARGE):
+                experience.slopes.append((high[1] - low[1]) / (high[0] - low[0]))
+
+
+def certified(space: Space, options: PagcpOptions, factor: float, rule: Rule = rule) -> Outcome:
+    """Search the space, tolerances growing by `factor`. PassError P404: a loss that is not finite before any cut."""
+    experience = _Experience()
+
+    def find(turn: Turn) -> Finding:
+        return _find(space, options, turn, experience, rule)
+
+    return in_turn("certified", space, options, factor, find)
+
+
+def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experience, rule: Rule) -> Finding:
+    cuts = _cuts(space, turn, options.grid)
+    if not cuts:
+        note = space.cut(turn.keep, turn.group, options.grid[-1]).note
+        return Finding(None, note or "no ratio of the grid removes a channel")
+    whole = len(cuts)
+    end = whole
+    if options.stop == "budget":  # the scan would stop there
+        end = next((n for n, cut in enumerate(cuts, 1) if space.met(cut.trim.keep)), whole)
+    bracket = _Bracket(cuts, turn, end + 1)
+    while True:
+        while bracket.high - bracket.low > 1:
+            number = bracket.next(experience)
+            cut = cuts[number - 1]
+            ruling = bracket.rulings[number] = judged(space, turn, cut.first, cut.trim.keep, rule)
+            if ruling.accepted:
+                bracket.low = number
+            else:
+                bracket.high = number
+        step = _step(space, bracket)
+        met = step is not None and options.stop == "budget" and turn.enough(step)
+        if met or bracket.high in bracket.rulings or bracket.low == whole:
+            break
+        bracket.high += 1
+    bracket.learn(experience)
+    return _finding(bracket, step, met)
+
+
+def _cuts(space: Space, turn: Turn, grid: Sequence[float]) -> list[_Cut]:
+    """The grid's distinct cuts, without those that cut nothing."""
+    found: list[_Cut] = []
+    last = turn.keep
+    for ratio in grid:
+        trim = space.cut(turn.keep, turn.group, ratio)
+        if not bool((trim.keep == last).all()):
+            found.append(_Cut(ratio, ratio, trim))
+            last = trim.keep
+        elif found:
+            found[-1] = replace(found[-1], last=ratio, trim=trim)
+    return found
+
+
+def _step(space: Space, bracket: _Bracket) -> Step | None:
+    if bracket.low == 0:
+        return None
+    cut, ruling, turn = bracket.cuts[bracket.low - 1], bracket.rulings[bracket.low], bracket.turn
+    gain = weighed(space, ruling.losses) - weighed(space, turn.base.losses)
+    return Step(turn.group, cut.last, cut.trim.keep, ruling.losses, ruling.task, ruling.rise, gain)
+
+
+def _finding(bracket: _Bracket, step: Step | None, met: bool) -> Finding:
+    turn, rulings = bracket.turn, bracket.rulings
+    loads = {True: [0.0], False: [math.inf]}
+    for ruling in rulings.values():
+        loads[ruling.accepted].append(turn.load(ruling))
+    stopped = rulings.get(bracket.high)
+    if stopped is not None and not met:
+        reason = rejection(turn, bracket.cuts[bracket.high - 1].first, stopped)
+    elif met and step is not None:
+        reason = f"the budgets were met at ratio {step.ratio:.2f}"
+    else:
+        cut = bracket.cuts[-1]
+        note = f"; {cut.trim.note}" if cut.trim.note else ""
+        reason = f"the last ratio, {cut.last:.2f}, was accepted{note}"
+    return Finding(
+        step=step,
+        reason=reason,
+        stopped_by=stopped.task if stopped is not None and not met else None,
+        margin=0.0 if step is None else turn.margin(rulings[bracket.low]),
+        needs=max(loads[True]),
+        breaks=min(loads[False]),
+        unknown=any(number not in rulings for number in range(1, bracket.low)),
+    )
