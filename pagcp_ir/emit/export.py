@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from pagcp_ir.emit.foreign import foreign_calls
 from pagcp_ir.program import Program
 from pagcp_ir.quiet import quiet, reason_of
 from specs.diagnostics import EmitError
@@ -39,7 +40,8 @@ def export(program: Program) -> Exported:
         try:
             return Exported(_clean(_export(module, inputs, None)), (), note)
         except Exception as error:
-            raise EmitError.one("E605", f"torch.export cannot export the network: {reason_of(error)}") from error
+            told = f"torch.export cannot export the network: {reason_of(error)}"
+            raise EmitError.one("E605", told, hint=foreign_calls(program)) from error
 
 
 def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], shapes: object) -> ExportedProgram:

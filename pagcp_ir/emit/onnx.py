@@ -15,6 +15,7 @@ import torch
 
 from pagcp_ir.emit.base import About, ExportReport, error_of, named_outputs, portable
 from pagcp_ir.emit.export import Exported, export, quiet, reason_of
+from pagcp_ir.emit.foreign import foreign_calls
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
 
@@ -47,7 +48,8 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
         beside.unlink(missing_ok=True)
         if isinstance(error, (EmitError, OSError)) or not isinstance(error, Exception):
             raise
-        raise EmitError.one("E607", f"the network cannot be exported to ONNX: {reason_of(error)}") from error
+        told = f"the network cannot be exported to ONNX: {reason_of(error)}"
+        raise EmitError.one("E607", told, hint=foreign_calls(program)) from error
     files = (FILE, beside.name) if external else (FILE,)
     return ExportReport(files, parity, exported.dynamic, exported.note)
 

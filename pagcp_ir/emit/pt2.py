@@ -8,6 +8,7 @@ import torch
 
 from pagcp_ir.emit.base import About, ExportReport, error_of, portable
 from pagcp_ir.emit.export import export, quiet, reason_of
+from pagcp_ir.emit.foreign import foreign_operators
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
 
@@ -38,4 +39,6 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
         if isinstance(error, (EmitError, OSError)) or not isinstance(error, Exception):
             raise
         raise EmitError.one("E605", f"{FILE} cannot be written: {reason_of(error)}") from error
-    return ExportReport((FILE,), parity, exported.dynamic, exported.note)
+    needed = ", ".join(foreign_operators(exported.program))
+    notes = [exported.note, f"to load it, first import what registers {needed}" if needed else ""]
+    return ExportReport((FILE,), parity, exported.dynamic, "; ".join(filter(None, notes)))
