@@ -37,7 +37,8 @@ def inspection_report(found: Inspection) -> str:
         prunable += f", {percent(conv.prunable, conv.total)} of the {count(conv.total)} of convolutions"
     facts = [
         ("traced by", _ROUTES[found.route]),
-        *(("kept whole" if found.route == "fx" else "note", note) for note in found.notes),
+        *(("kept whole", note) for note in found.kept_whole),
+        *(("note", note) for note in found.notes),
         ("groups", f"{len(found.groups)}, {found.free} of {found.units} units free to cut"),
         ("prunable", prunable),
     ]

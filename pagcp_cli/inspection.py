@@ -73,11 +73,15 @@ class Share:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`route` and `notes`: how it was traced, and why not otherwise. `plan` is the empty plan."""
+    """`route` and `notes`: how it was traced, and what came of that; `kept_whole`: modules that could not be, and why.
+
+    `plan` is the empty plan.
+    """
 
     model: str
     route: str
     notes: tuple[str, ...]
+    kept_whole: tuple[str, ...]
     groups: tuple[SeenGroup, ...]
     units: int
     free: int
@@ -90,7 +94,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """The data of `--json`: every fact, in full."""
-        kept = ("model", "route", "notes", "units", "free")
+        kept = ("model", "route", "notes", "kept_whole", "units", "free")
         data = ("groups", "costs", "macs", "conv_macs")
         return {
             **{name: getattr(self, name) for name in kept},
@@ -113,10 +117,13 @@ def inspect_spec(spec: Spec) -> Inspection:
     """
     program, channels = open_network(spec)
     groups = _groups(program, channels)
+    whole = {str(node.target) for node in program.module.graph.nodes if "opaque" in node.meta}
+    kept = tuple(note for note in program.notes if note.partition(": ")[0] in whole)
     return Inspection(
         model=str(program.module.meta.get("name", "")),
         route=program.route,
-        notes=program.notes,
+        notes=tuple(note for note in program.notes if note not in kept),
+        kept_whole=kept,
         groups=groups,
         units=sum(g.units for g in groups),
         free=sum(g.free for g in groups),

@@ -108,7 +108,8 @@ def test_json_has_the_same_facts(tmp_path: Path) -> None:
     assert (stem["width"], stem["units"], stem["free"], stem["parts"]) == (8, 4, 4, {"block": 2})
     assert found["groups"][2]["pins"] == [{"count": 3, "reason": "graph output `class`", "where": "net.py:24"}]
     assert found["route"] == "fx"
-    assert [note.partition(":")[0] for note in found["notes"]] == ["picky"]
+    assert found["notes"] == []
+    assert [note.partition(":")[0] for note in found["kept_whole"]] == ["picky"]
     assert found["macs"]["prunable"] <= found["macs"]["total"] == found["costs"]["macs"]
     assert found["conv_macs"]["total"] == found["macs"]["total"] - 8 * 3
 
