@@ -30,7 +30,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def run_snippet(name: str) -> dict[str, Any]:
-    (code,) = blocks(ROOT / "docs" / name, "python")
+    code = "\n".join(blocks(ROOT / "docs" / name, "python"))
+    assert code
     namespace: dict[str, Any] = {"__name__": "snippet"}
     exec(compile(code, name, "exec", dont_inherit=True), namespace)
     return namespace
