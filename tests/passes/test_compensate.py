@@ -5,20 +5,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
+from torch import nn
 
+from pagcp_cli.driver import compile_spec
 from pagcp_ir.cost import costs
+from pagcp_ir.program import TensorSpec
 from pagcp_ir.reads import Observer, reads
 from pagcp_ir.rewrite import materialise
-from passes.base import run_passes
+from pagcp_ir.trace import trace
+from passes.base import Context, run_passes
 from passes.compensate import compensator, everywhere, helpful
+from passes.data import Batch
 from passes.finetune import Finetune
 from passes.journal import Journal, read_journal
 from passes.oracle import RealOracle
 from passes.pagcp import NetworkSpace, Pagcp
+from passes.tasks import Task
 from passes.uniform import Uniform
 from specs.diagnostics import DataError
 from specs.options import FinetuneOptions, PagcpOptions, UniformOptions
-from specs.spec import Budgets
+from specs.spec import Budgets, load_spec
+from tests.passes.conftest import make_state
+from tests.running import EXAMPLES
 
 MEAN = {"compensate": "mean"}
 PAGCP = {"tolerance": 0.2, "total": 1.8, "grid": (0.25, 0.5, 0.75)}
@@ -127,13 +136,18 @@ def test_rounds_go_on_from_the_compensated_network(case):
     assert after.plan.after.params == sum(p.numel() for p in after.program.module.parameters())
 
 
-def test_budgets_on_parameters_let_no_layer_get_a_bias(case):
-    net = case.state
-    grown = everywhere(net, case.ctx)
-    tight = replace(case.ctx, budgets=Budgets.model_validate({"params": "50%"}), oracle=case.ctx.oracle)
-    tight = replace(tight, oracle=RealOracle(case.ctx.tasks, case.ctx.data["calibration"].cached()))
-    kept = everywhere(net, tight)
-    assert {f.place for f in grown.found} == {f.place for f in kept.found} == {"bias", "running_mean"}
+def test_budgets_on_parameters_let_no_layer_get_a_bias():
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2, bias=False)).eval()
+    state = make_state(trace(net, [TensorSpec((1, 3))]))
+    task = Task("t", loss=lambda output, target: output.square().mean())
+
+    def places(**budgets):
+        oracle = RealOracle([task], [Batch((torch.randn(4, 3),), None, 4)])
+        ctx = Context(Budgets.model_validate(budgets), oracle=oracle)
+        return [fold.place for fold in everywhere(state, ctx).found]
+
+    assert places() == places(macs="50%") == ["new bias"]
+    assert places(params="50%") == places(bytes="50%") == []
 
 
 def test_it_needs_the_tasks_and_their_data(case):
@@ -146,10 +160,26 @@ def test_it_needs_the_tasks_and_their_data(case):
 
 
 class Table:
-    """An oracle: compensation halves the loss of one task and adds half to the other's."""
+    """An oracle of losses by the names of the layers that are compensated; without any the losses are 100."""
+
+    def __init__(self, found, table):
+        self.names = {fold.tensor: fold.name.partition(".")[0] for fold in found}
+        self.table = table
 
     def losses(self, program, channels, keep, finish=None):
-        return {"label": 2.0, "map": 2.0} if finish is None else {"label": 1.0, "map": 3.0}
+        active = [] if finish is None else finish.active(keep)
+        asked = "".join(sorted(self.names[fold.tensor][0] for fold in active))
+        return self.table.get(asked, {"label": 100.0, "map": 100.0})
+
+
+def test_a_drop_that_makes_it_worse_is_not_made(case):
+    keep = half(case)
+    finish = everywhere(case.state, case.ctx)
+    finish = finish.without(*(f for f in finish.found if f.name == "inner"))
+    table = {"lmo": 10.0, "mo": 2.0, "lm": 5.0, "lo": 9.0, "m": 6.0, "o": 0.0}  # label, map, outer: rise of one loss
+    losses = {asked: {"label": 100 + rise, "map": 50.0} for asked, rise in table.items()}
+    ctx = replace(case.ctx, oracle=Table(finish.found, losses | {"": {"label": 100.0, "map": 100.0}}))
+    assert [f.name for f in helpful(finish, case.state, keep, ctx).active(keep)] == ["outer"]
 
 
 def test_what_others_lose_by_a_drop_is_told(case, tmp_path):
@@ -157,9 +187,27 @@ def test_what_others_lose_by_a_drop_is_told(case, tmp_path):
     finish = everywhere(case.state, case.ctx)
     finish = finish.without(*(f for f in finish.found if f.name != "map"))
     with Journal(tmp_path / "journal.jsonl") as journal:
-        ctx = replace(case.ctx, oracle=Table(), journal=journal)
+        losses = {"m": {"label": 1.0, "map": 3.0}, "": {"label": 2.0, "map": 2.0}}
+        ctx = replace(case.ctx, oracle=Table(finish.found, losses), journal=journal)
         assert helpful(finish, case.state, keep, ctx).active(keep) == ()
     assert [r["message"] for r in read_journal(tmp_path / "journal.jsonl")] == [
         "`map` is not compensated: with it a task's loss is 50.00% above that without any",
         "the loss of 'label' is 2 for that, 1 with all compensated",
     ]
+
+
+def test_digits_end_to_end(tmp_path):
+    for name in ("digits.py", "digits.safetensors"):
+        (tmp_path / name).write_bytes((EXAMPLES / name).read_bytes())
+    document = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
+    document |= {"budgets": {"macs": "60%"}, "export": ["python"]}
+    judged = {}
+    for way in ("none", "mean"):
+        document["passes"] = [{"uniform": {"criterion": "task_taylor", "compensate": way}}]
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(document))
+        result = compile_spec(load_spec(tmp_path / "spec.yaml"), tmp_path / way)
+        judged[way] = {verdict.task: verdict.pruned for verdict in result.verdicts}
+        assert result.plan.after.macs <= 0.6 * result.plan.before.macs
+    assert (tmp_path / "mean" / "plan.json").read_bytes() == (tmp_path / "none" / "plan.json").read_bytes()
+    assert judged["mean"]["digit"] > judged["none"]["digit"] + 0.02
+    assert judged["mean"]["denoise"] > judged["none"]["denoise"]

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import given as given_recipes
 from torch import nn
 from torch.nn import functional
 
 from pagcp_ir.analyse import analyse
 from pagcp_ir.program import TensorSpec
-from pagcp_ir.reads import reads
+from pagcp_ir.reads import Observer, means, reads
 from pagcp_ir.trace import trace
+from pagcp_ir.verify import _tensors
 from passes.base import Context, run_passes
 from passes.criteria import scores
 from passes.data import Batch
@@ -20,6 +23,8 @@ from passes.tasks import Task
 from passes.uniform import Uniform
 from specs.options import PagcpOptions, UniformOptions
 from specs.spec import Budgets
+from tests.ir.nets.check import recipes
+from tests.ir.nets.make import input_specs, random_net
 
 
 class Residual(nn.Module):
@@ -211,3 +216,33 @@ def test_selectors_take_it(case):
     ):
         after = run_passes([step], case.state, case.ctx)
         assert after.plan.after.macs < after.plan.before.macs
+
+
+def squares(output, target):
+    """A loss of whatever a network returns."""
+    return sum((value.double() ** 2).mean() for value in _tensors(output) if value.is_floating_point())
+
+
+@settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given_recipes(recipes())
+def test_on_random_networks_it_is_the_derivative_towards_the_means(recipe):
+    net = random_net(recipe)
+    program = trace(net, input_specs(net))
+    channels = analyse(program)
+    found = reads(program, channels)
+    x = program.example_inputs(1)
+    average = means(program, found, [x])
+    got = effects(program, channels, [Task("t", loss=squares)], [Batch(x, None, 1)])["t"]
+    read = sorted({int(u) for r in found for u in r.units if channels.free[u]})
+    for unit in read[:: max(1, len(read) // 4)]:
+        step = torch.zeros((), requires_grad=True)
+
+        def towards(read, value, step=step, unit=unit):
+            ours = torch.from_numpy(read.units == unit).view(-1, *(1,) * (-1 - read.axis))
+            mean = average[read.node].to(value).view(ours.shape) if read.weighted else torch.zeros(ours.shape)
+            return torch.where(ours, value + step * (mean - value), value)
+
+        loss = squares(Observer(program.module, found, towards)(*x), None)
+        (derivative,) = torch.autograd.grad(loss, step, allow_unused=True)
+        expected = 0.0 if derivative is None else float(derivative) ** 2
+        np.testing.assert_allclose(got[unit], expected, rtol=1e-3, atol=1e-8)
