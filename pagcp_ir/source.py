@@ -8,8 +8,9 @@ from functools import cache, lru_cache
 from types import TracebackType
 
 import torch
+from torch import fx
 
-__all__ = ["outside", "portable", "user_line"]
+__all__ = ["innermost", "outside", "portable", "user_line"]
 
 _OWN = os.path.dirname(os.path.abspath(__file__))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__))
@@ -42,6 +43,12 @@ def _users(file: str) -> str:
     """The whole path of a file of the user's, "" for torch's and our own."""
     path = os.path.abspath(file)
     return "" if file.startswith("<") or path.startswith((_OWN + os.sep, _TORCH + os.sep)) else path
+
+
+def innermost(node: fx.Node) -> str:
+    """The path of the module in whose forward the call stands, "" at the top and where it is not known."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    return str(next(reversed(stack.values()))[0])
 
 
 def portable(path: str) -> str:

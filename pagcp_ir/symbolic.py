@@ -21,7 +21,7 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.program import TRACE_BATCH, TensorSpec
-from pagcp_ir.source import user_line
+from pagcp_ir.source import innermost, user_line
 from pagcp_ir.values import Fakes, fake_mode, fake_of, quick_value, real_run
 from specs.diagnostics import TraceError
 
@@ -268,7 +268,7 @@ class _ShapeTracer(fx.Tracer):
         node, cause = failed.node, failed.__cause__
         assert isinstance(cause, Exception)
         where = node.meta.get("where", "")
-        path = next(reversed(node.meta.get("nn_module_stack", {"": None})))
+        path = innermost(node)
         module = self.root.get_submodule(path)
         if not path or self.is_leaf_module(module, path):
             return self._refused(cause, where)

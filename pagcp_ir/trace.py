@@ -19,8 +19,10 @@ from torch.utils import _pytree as pytree
 from pagcp_ir.copying import copy_with
 from pagcp_ir.effects import effects
 from pagcp_ir.exported import export, graph_module_of, tensors_of
+from pagcp_ir.folding import fold
 from pagcp_ir.lifting import dropout_to_modules, lift
 from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec, example_inputs
+from pagcp_ir.quiet import quiet
 from pagcp_ir.symbolic import symbolic
 from pagcp_ir.values import propagate
 from specs.diagnostics import Diagnostic, TraceError
@@ -72,10 +74,10 @@ def _by_fx(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Program, Mapp
     for node in program.module.graph.nodes:
         if node.op == "call_module" and node.target in leaves:
             node.meta["opaque"] = leaves[node.target]
-    program = replace(program, notes=tuple(f"{path}: {reason}" for path, reason in leaves.items()))
-    if lifted:
+    kept = tuple(f"{path}: {reason}" for path, reason in leaves.items())
+    if lifted or program.notes:
         _require_same(root, example, _outputs(program.module, example))
-    return program, leaves
+    return replace(program, notes=(*program.notes, *kept)), leaves
 
 
 def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -> Program:
@@ -90,13 +92,15 @@ def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -
         raise why from error
     try:
         example = example_inputs(inputs, TRACE_BATCH + 1)
-        _require_same(root, example, _outputs(program.module, example))
+        with quiet():  # a graph module prints its source when it fails
+            _require_same(root, example, _outputs(program.module, example))
     except (TraceError, RuntimeError) as error:
         told = f"torch.export fixes the batch size at {TRACE_BATCH}" + (f": {fixed}" if fixed else "")
         hint = "read the batch size as x.shape[0] wherever forward needs it"
         raise TraceError((*why.diagnostics, Diagnostic("T208", told, hint=hint))) from error
     reasons = (f"{d.message} ({d.where})" if d.where else d.message for d in why.diagnostics)
-    return replace(program, route="export", notes=tuple(f"traced by torch.export: {reason}" for reason in reasons))
+    notes = (*(f"traced by torch.export: {reason}" for reason in reasons), *program.notes)
+    return replace(program, route="export", notes=notes)
 
 
 def program_of(
@@ -108,6 +112,10 @@ def program_of(
         propagate(graph, [((TRACE_BATCH, *s.shape[1:]), s.dtype) for s in inputs])
     lift(graph, original, **lifting)
     module = copy_with(graph, {id(t): _detached(t) for t in (*graph.parameters(), *graph.buffers())}).eval()
+    folded = fold(module)
+    if folded:
+        lift(module, original)
+        module = copy_with(module, {})  # without the tensors that nothing reads any more
     module.meta["name"] = name  # a copied graph module loses its class name
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -116,7 +124,8 @@ def program_of(
         elif node.op == "output":
             node.meta["value"] = fx.node.map_arg(node.args[0], lambda n: n.meta["value"])
     module.recompile()
-    return Program(module, tuple(inputs))
+    notes = (f"weights that forward computed from parameters are folded: {', '.join(folded)}",) if folded else ()
+    return Program(module, tuple(inputs), notes)
 
 
 def _detached(tensor: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ CASES: dict[str, tuple[Between, str]] = {
         "4/4 `mix: Linear` reads another axis than the channels",
     ),
     "a computed weight": (
-        Between(lambda m, a, x: F.conv2d(a, torch.sigmoid(m.k.weight)), k=nn.Conv2d(4, 4, 1)),
+        Between(lambda m, a, x: F.conv2d(a, m.k.weight * x.mean()), k=nn.Conv2d(4, 4, 1)),
         "4/4 the weight of `conv2d` is computed",
     ),
     "a resize of the channels": (

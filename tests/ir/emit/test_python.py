@@ -260,14 +260,6 @@ def test_refuses_modules_that_need_the_users_code(tmp_path: Path) -> None:
     assert message == f"module 1 cannot be written as source: {reason}"
 
 
-def test_refuses_parametrized_modules(tmp_path: Path) -> None:
-    message = refusal(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))), tmp_path)
-    assert message == (
-        "module 0 cannot be written as source: "
-        "torch.nn.utils.parametrize.ParametrizedConv2d is not a module of torch.nn"
-    )
-
-
 def test_refuses_modules_with_hooks(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1))
     model[0].register_forward_hook(unused_hook)
