@@ -6,6 +6,7 @@ Taking a step away leaves the choices of the others as they were, so that a fail
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ class Net(nn.Module):
         self.parts = nn.ModuleList()
         self.steps: list[Step] = []
         self.consumed: set[int] = set()
-        self.trail: list[tuple[str, list[str]]] = []
+        self.trail: deque[tuple[str, list[str]]] = deque()
         self.marked: list[str] = []
         second = self.rng.choice([None, None, Live("map", 4, *SIZE, 1), Live("vec", 6, at=1)])
         self.inputs = [Live("map", 3, *SIZE, 0)] + ([second] if second is not None else [])
@@ -90,7 +91,7 @@ class Net(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         live: list[Any] = list(inputs)
         if isinstance(inputs[0], fx.Proxy):
-            self.trail.clear()  # the tracer puts attributes back: the list itself stays
+            self.trail.clear()  # the tracer puts attributes and lists back as they were; a deque it leaves alone
         for step in self.steps:
             marked: list[str] = []
             self.marked = marked

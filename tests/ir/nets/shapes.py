@@ -65,7 +65,7 @@ def flatten_unflatten(n: Net) -> None:
 
 
 def pixel_shuffle(n: Net) -> None:
-    x, layer = n.map(multiple=4, small=True), n.add(nn.PixelShuffle(2))
+    x, layer = n.map(multiple=n.of(4, 8, 8), small=True), n.add(nn.PixelShuffle(2))
     n.push(n.of(layer, lambda t: F.pixel_shuffle(t, 2)), x, x.sized(c=x.c // 4, h=2 * x.h, w=2 * x.w))
 
 
