@@ -33,7 +33,7 @@ _DATA = ("aten.item.", "aten._local_scalar_dense.", "aten.nonzero.", "aten.maske
 
 
 def export(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[ExportedProgram, str]:
-    """`root`, in eval mode, exported at batch 2 with a free batch size, and free image sizes where it allows them.
+    """`root`, in eval mode, exported at batch 2 with a free batch size; other sizes become constants.
 
     The text says why the batch size is fixed, "" when it is free. Raises whatever torch.export raises.
     """

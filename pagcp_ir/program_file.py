@@ -52,8 +52,9 @@ def open_program(path: Path, inputs: Sequence[TensorSpec] | None = None, where: 
     _require_inputs(exported, own, given, path, where)
     graph = graph_module_of(exported, _class_name(exported))
     try:
-        program = program_of(graph, _class_name(exported), given, None, tensors=tensors_of(exported))
-        same = _same(exported, program, own)
+        with quiet():  # a graph module prints its source when it fails
+            program = program_of(graph, _class_name(exported), given, None, tensors=tensors_of(exported))
+            same = _same(exported, program, own)
     except (RuntimeError, ValueError) as error:
         reason = f": {reason_of(error)}"
         same = False
