@@ -298,11 +298,22 @@ def pad_amounts(cutting: Cutting, node: fx.Node) -> None:
 
 
 def conv_groups(cutting: Cutting, node: fx.Node) -> None:
-    """A functional depthwise convolution has as many parts as inputs survive, any other as many as before."""
+    """A functional depthwise convolution has as many parts as inputs survive."""
+    layer = cutting.layers.get(node.name)
+    if layer is not None and layer.per_channel:
+        _set_groups(node, int(cutting.keep[layer.inputs].sum()))
+
+
+def groups_where_wrong(cutting: Cutting, node: fx.Node) -> None:
+    """Any other has as many parts as before, also where they are computed from a width that the cut changes."""
     layer, given = cutting.layers.get(node.name), _argument(node, 6, "groups")
-    if layer is None or not (layer.per_channel or isinstance(given, fx.Node)):
+    if layer is None or layer.per_channel or not isinstance(given, fx.Node):
         return
-    groups = int(cutting.keep[layer.inputs].sum()) if layer.per_channel else layer.parts
+    if given.meta["value"] != layer.parts:
+        _set_groups(node, layer.parts)
+
+
+def _set_groups(node: fx.Node, groups: int) -> None:
     if len(node.args) > 6:
         node.update_arg(6, groups)
     else:

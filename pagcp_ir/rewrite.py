@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from pagcp_ir.channels import ChannelGraph, Keep, ValueAxis
 from pagcp_ir.copying import assembled, copied
 from pagcp_ir.effects import effects
-from pagcp_ir.literals import Cutting, Index, literal_where_wrong, output_sizes
+from pagcp_ir.literals import Cutting, Index, conv_groups, groups_where_wrong, literal_where_wrong, output_sizes
 from pagcp_ir.program import Program
 from pagcp_ir.rules import op_of
 from pagcp_ir.sizes import sizes_read
@@ -51,8 +51,11 @@ def materialise(
     expected = _expected_shapes(program, channels, keep)
 
     def settle_sizes(node: fx.Node) -> None:
-        if node in ops and ops[node].sizes is output_sizes and node.name in expected:
+        sizes = ops[node].sizes if node in ops else None
+        if sizes is output_sizes and node.name in expected:
             literal_where_wrong(node, expected[node.name])
+        elif sizes is conv_groups:
+            groups_where_wrong(cutting, node)
 
     resize(root, graph, expected, settle_sizes)
     graph.eliminate_dead_code(effects(root))
