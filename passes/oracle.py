@@ -1,34 +1,41 @@
 """The oracle: what each task's loss would be on the calibration set if only `keep` were kept.
 
-Losses are per-sample means in float64, in eval mode, on the network really cut: slicing is exact for every op.
-Faster oracles stand behind the same protocol.
+Losses are per-sample means in float64, in eval mode, on the network really cut: slicing is exact for every op. A last
+short batch is merged into the one before: batch 1 takes other kernels. Who asks for samples gets them batch by batch,
+from the calibration set in a seeded random order, remembered, so that asking for more costs only what is more.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pagcp_ir.channels import ChannelGraph, Keep
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.data import Batch
+from passes.samples import each_sample, merged, separable, shuffled
 from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses, weighted
 from specs.diagnostics import DataError
 
-__all__ = ["Finish", "Look", "Oracle", "RealOracle", "Usage"]
+__all__ = ["Finish", "Look", "Oracle", "RealOracle", "Samples", "Usage"]
 
 _T = TypeVar("_T")
 Finish = Callable[[Program, Keep], Program]
 """What is still done to a program that was cut to a keep-set, shapes aside."""
 Look = Callable[[Sequence[Task], Sequence[Batch]], _T]
 """Goes through the calibration set once for all of its tasks."""
+_Key = tuple[bytes, "Finish | None"]
+HELD = 4
+"""Cut programs that are held until all of their batches are done."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,35 @@ class Usage:
     evaluations: int = 0
     images: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """By task: losses of samples, float64 [n], or of whole batches where samples cannot be told apart.
+
+    `total`: how many there are in all.
+    """
+
+    values: Mapping[str, NDArray[np.float64]]
+    total: int
+
+
+@dataclass
+class _Answer:
+    """What is known of one keep-set: sums over the first `done` batches, and their samples where these are kept."""
+
+    totals: dict[str, float]
+    values: dict[str, list[NDArray[np.float64]]]
+    done: int = 0
+    unfit: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, values: NDArray[np.float64], number: int, size: int, *, keep: bool) -> None:
+        """Add a task's losses of batch `number`, whose mean stands for `size` samples."""
+        self.totals[name] += float(values.mean()) * size
+        if keep:
+            self.values[name].append(values)
+        if not np.isfinite(values).all():
+            self.unfit.setdefault(name, number)
 
 
 class Oracle(Protocol):
@@ -56,6 +92,18 @@ class Oracle(Protocol):
         A loss that is not finite is returned as it is: the search rejects it.
         """
 
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+
+    def samples(
+        self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None = None
+    ) -> Samples:
+        """What `losses` averages, of the first `batches` batches of a random order that is the same for all."""
+
+    def unfit(self, keep: Keep, finish: Finish | None = None) -> Mapping[str, int]:
+        """By task whose loss under `keep` was not finite: the number of the first batch on which it was not."""
+
     def gradients(self, program: Program) -> Mapping[str, Tensor]:
         """By parameter name: the gradient of the weighted sum of the tasks' mean losses."""
 
@@ -68,12 +116,15 @@ class RealOracle:
 
     def __init__(self, tasks: Sequence[Task], batches: Sequence[Batch]) -> None:
         self._tasks = tuple(tasks)
-        self._batches = tuple(batches)
+        self._batches = merged(batches)
         self._samples = sum(batch.size for batch in self._batches)
         if not self._samples:
             raise DataError.one("D705", "the calibration split is empty")
+        self._shuffled = False
+        self._singly = True
         self._program: Program | None = None
-        self._known: dict[tuple[bytes, Finish | None], dict[str, float]] = {}
+        self._known: dict[_Key, _Answer] = {}
+        self._cut: dict[_Key, Program] = {}
         self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
 
@@ -82,17 +133,34 @@ class RealOracle:
         """What the answers have cost."""
         return self._usage
 
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return len(self._batches)
+
     def losses(
         self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None = None
     ) -> Mapping[str, float]:
         """See Oracle."""
-        if self._program is not program:
-            self._program, self._known = program, {}
-        key = (keep.tobytes(), finish)
-        if key not in self._known:
-            cut = materialise(program, channels, keep)
-            self._known[key] = self._measure(cut if finish is None else finish(cut, keep))
-        return dict(self._known[key])
+        answer = self._asked(program, channels, keep, len(self._batches), finish)
+        return {name: total / self._samples for name, total in answer.totals.items()}
+
+    def samples(
+        self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None = None
+    ) -> Samples:
+        """See Oracle. The calibration set is shuffled when this is asked for the first time."""
+        if not self._shuffled:
+            self._batches, self._shuffled = shuffled(self._batches), True
+            self._singly = separable(program, self._tasks, self._batches[0])
+            self._known, self._cut = {}, {}
+        answer = self._asked(program, channels, keep, batches, finish)
+        total = self._samples if self._singly else len(self._batches)
+        return Samples({name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}, total)
+
+    def unfit(self, keep: Keep, finish: Finish | None = None) -> Mapping[str, int]:
+        """See Oracle."""
+        answer = self._known.get((keep.tobytes(), finish))
+        return {} if answer is None else dict(answer.unfit)
 
     def gradients(self, program: Program) -> Mapping[str, Tensor]:
         """See Oracle. The last program's gradients are remembered."""
@@ -104,20 +172,52 @@ class RealOracle:
         if known is None or known[0] is not program:
             began = time.perf_counter()
             known = self._looks[what] = program, look(self._tasks, self._batches)
-            self._spent(time.perf_counter() - began)
+            self._spent(time.perf_counter() - began, self._samples)
         found: _T = known[1]
         return found
 
-    def _measure(self, program: Program) -> dict[str, float]:
-        began = time.perf_counter()
-        totals = {task.name: 0.0 for task in self._tasks}
+    def _asked(
+        self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None
+    ) -> _Answer:
+        """The answer for that keep-set, gone on with until so many batches are done."""
+        if self._program is not program:
+            self._program, self._known, self._cut = program, {}, {}
+        key = (keep.tobytes(), finish)
+        if key not in self._known:
+            names = [task.name for task in self._tasks]
+            self._known[key] = _Answer(dict.fromkeys(names, 0.0), {name: [] for name in names})
+        answer = self._known[key]
+        if answer.done >= batches:
+            return answer
+        if key not in self._cut:
+            cut = materialise(program, channels, keep)
+            while len(self._cut) >= HELD:
+                del self._cut[next(iter(self._cut))]
+            self._cut[key] = cut if finish is None else finish(cut, keep)
+        self._go_on(answer, self._cut[key], batches)
+        if answer.done == len(self._batches):
+            del self._cut[key]
+        return answer
+
+    def _go_on(self, answer: _Answer, program: Program, batches: int) -> None:
+        began, first, images = time.perf_counter(), answer.done == 0, 0
         with borrowed_rng(0), torch.inference_mode():
-            for batch in self._batches:
-                output = program.module(*batch.inputs)
-                for name, loss in task_losses(self._tasks, output, batch.target).items():
-                    totals[name] += float(loss) * batch.size
-        self._spent(time.perf_counter() - began)
-        return {name: total / self._samples for name, total in totals.items()}
+            for number in range(answer.done, batches):
+                batch = self._batches[number]
+                if self._shuffled:  # the same draws whether or not the batches before were run just now
+                    torch.manual_seed(number)
+                for name, values in self._values(program.module(*batch.inputs), batch).items():
+                    answer.add(name, values, number, batch.size, keep=self._shuffled)
+                images += batch.size
+                answer.done += 1
+        self._spent(time.perf_counter() - began, images, first)
+
+    def _values(self, output: Any, batch: Batch) -> dict[str, NDArray[np.float64]]:
+        """Each task's losses of the batch's samples where they were asked for and can be told apart, or its mean."""
+        if self._shuffled and self._singly:
+            return each_sample(self._tasks, output, batch)
+        losses = task_losses(self._tasks, output, batch.target)
+        return {name: np.array([float(loss)]) for name, loss in losses.items()}
 
     def _differentiate(self, program: Program) -> dict[str, Tensor]:
         module = program.copy()
@@ -131,6 +231,6 @@ class RealOracle:
                 total.backward()
         return {name: torch.zeros_like(p) if p.grad is None else p.grad.detach() for name, p in parameters.items()}
 
-    def _spent(self, seconds: float) -> None:
+    def _spent(self, seconds: float, images: int, first: bool = True) -> None:
         used = self._usage
-        self._usage = Usage(used.evaluations + 1, used.images + self._samples, used.seconds + seconds)
+        self._usage = Usage(used.evaluations + first, used.images + images, used.seconds + seconds)

@@ -5,31 +5,35 @@ The searches are pure functions over a Space; this is the Space of a real networ
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pagcp_ir.channels import Keep, Units
 from pagcp_ir.cost import costs
 from pagcp_ir.planning import make_plan
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
+from passes.appraise import RacingAppraiser
 from passes.base import Context, PassKind, State, meets
 from passes.certified import certified
 from passes.compensate import compensator
 from passes.criteria import scores
 from passes.marginal import marginal
+from passes.oracle import Samples
 from passes.published import published
+from passes.racing import RacingRule, Sampled
 from passes.ratios import Cutter, Scores, Trim
 from passes.schedule import growth, least_growth, total_of
-from passes.space import Evaluation, Outcome, Space
+from passes.space import Evaluation, Outcome
 from passes.uniform import refuse_uncut
 from specs.options import MEASURED_CRITERIA, PagcpOptions
 
 __all__ = ["NetworkSpace", "Pagcp"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,27 @@ class Pagcp:
         return replace(state, plan=plan, decisions=decisions, searches=searches)
 
 
-def search(space: Space, options: PagcpOptions) -> Outcome:
+def search(space: Sampled, options: PagcpOptions) -> Outcome:
     """The search that the options ask for."""
-    if options.search == "marginal":
-        return marginal(space, options)
-    sequential = published if options.search == "published" else certified
-    if options.total != "auto":
-        return sequential(space, options, growth(options.tolerance, options.total, len(space.groups)))
     n = len(space.groups)
-    least, outcome = least_growth(
-        lambda factor: sequential(space, options, factor),
-        lambda outcome: space.met(outcome.keep),
-        options.tolerance,
-        n,
-    )
+    racing = None
+    if options.confidence is not None:
+        space.samples(space.start, 1)  # from here on batches come in a random order
+        racing = RacingRule(space, options.confidence, n * len(options.grid))
+    if options.search == "marginal":
+        return marginal(space, options, None if racing is None else RacingAppraiser(space, racing.alpha))
+
+    def run(factor: float) -> Outcome:
+        if options.search == "published":
+            return published(space, options, factor)
+        if racing is None:
+            return certified(space, options, factor)
+        racing.searches += 1
+        return certified(space, options, factor, racing)
+
+    if options.total != "auto":
+        return run(growth(options.tolerance, options.total, n))
+    least, outcome = least_growth(run, lambda outcome: space.met(outcome.keep), options.tolerance, n)
     record = replace(outcome.record, growth=least, total=total_of(options.tolerance, least, n))
     return replace(outcome, record=record)
 
@@ -90,6 +101,7 @@ class NetworkSpace:
         self._limits = ctx.budgets.limits(costs(state.channels))
         self._scores: dict[tuple[bytes, str], Scores | None] = {}
         self._last: tuple[bytes, Program] | None = None
+        self._warned: set[tuple[str, bytes]] = set()
 
     @cached_property
     def start(self) -> Keep:
@@ -124,10 +136,32 @@ class NetworkSpace:
 
     def losses(self, keep: Keep) -> Mapping[str, float]:
         """The oracle's answer, from the program as the pass got it."""
-        return self._oracle.losses(self._state.program, self._here, keep, self._finish)
+        return self._heard(keep, self._oracle.losses(self._state.program, self._here, keep, self._finish))
+
+    @property
+    def batches(self) -> int:
+        """How many batches the calibration set has."""
+        return self._oracle.batches
+
+    def samples(self, keep: Keep, batches: int) -> Samples:
+        """The oracle's answer from the first batches."""
+        return self._heard(keep, self._oracle.samples(self._state.program, self._here, keep, batches, self._finish))
+
+    def _heard(self, keep: Keep, answer: _T) -> _T:
+        """Warn, once, of a loss that is not finite, with the batch."""
+        for task, batch in self._oracle.unfit(keep, self._finish).items():
+            if (task, keep.tobytes()) not in self._warned:
+                self._warned.add((task, keep.tobytes()))
+                message = f"the loss of {task!r} is not finite on calibration batch {batch} with {self._told(keep)}"
+                self._ctx.note("warning", message=message)
+        return answer
+
+    def _told(self, keep: Keep) -> str:
+        cuts = ((name, int((~keep[g.units]).sum()), g.units.size) for name, g in self._by_name.items())
+        return ", ".join(f"{cut} of {width} of {name}" for name, cut, width in cuts if cut) + " cut"
 
     def note(self, evaluation: Evaluation) -> None:
-        """Journal it; a loss that is not finite is worth a warning, since it ends the group."""
+        """Journal it."""
         self._ctx.note(
             "evaluation",
             group=evaluation.group,
@@ -137,11 +171,8 @@ class NetworkSpace:
             rise=evaluation.rise,
             verdict=evaluation.verdict,
             seconds=round(evaluation.seconds, 4),
+            **({} if evaluation.samples is None else {"samples": evaluation.samples}),
         )
-        for task, loss in evaluation.losses.items():
-            if not math.isfinite(loss):
-                message = f"the loss of {task!r} is {loss} with {evaluation.ratio:.0%} of {evaluation.group} cut"
-                self._ctx.note("warning", message=message)
 
     def _scored(self, keep: Keep, group: str) -> Scores | None:
         name, combine = self._options.criterion, self._options.combine

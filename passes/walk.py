@@ -64,11 +64,10 @@ class Appraisal:
 class Appraiser(Protocol):
     """Says what keep-sets lose."""
 
-    def first(self, keep: Keep) -> Losses:
-        """The losses of the keep-set that the search starts from, on all samples."""
-
-    def appraise(self, before: Keep, after: Keep, yardstick: Yardstick, saved: float, bar: float) -> Appraisal:
-        """The losses of `after`, well enough to tell whether the step's price is at most `bar`."""
+    def appraise(
+        self, before: Keep, after: Keep, origin: Losses, yardstick: Yardstick, saved: float, bar: float
+    ) -> Appraisal:
+        """The losses of `after`, where `before` has `origin`, well enough to hold the step's price against `bar`."""
 
     def better(self, keep: Keep, than: Keep, yardstick: Yardstick) -> Appraisal:
         """The losses of `keep`, and whether on all samples its worst load is below that of `than`."""
@@ -80,11 +79,9 @@ class FullAppraiser:
 
     space: Space
 
-    def first(self, keep: Keep) -> Losses:
-        """See Appraiser."""
-        return self.space.losses(keep)
-
-    def appraise(self, before: Keep, after: Keep, yardstick: Yardstick, saved: float, bar: float) -> Appraisal:
+    def appraise(
+        self, before: Keep, after: Keep, origin: Losses, yardstick: Yardstick, saved: float, bar: float
+    ) -> Appraisal:
         """See Appraiser."""
         return Appraisal(self.space.losses(after))
 
@@ -171,7 +168,7 @@ class Walk:
             self.stopped[group] = "", note or "the last ratio of the grid was reached"
             return None
         bar = self.queue[0][0] if self.queue else math.inf
-        found = self.appraiser.appraise(move.before, move.after, self.yardstick, move.saved, bar)
+        found = self.appraiser.appraise(move.before, move.after, self.losses, self.yardstick, move.saved, bar)
         task, added = self.yardstick.dearest(self.losses, found.losses)
         price = added / move.saved if move.saved > 0 else math.inf
         move = replace(move, task=task, price=price, origin=self.losses, losses=found.losses)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeGuard, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from specs.model import LATER, List, Model, Problem, later
+from specs.model import List, Model, Problem, later
 from specs.node import shown
 
 __all__ = [
@@ -176,7 +176,12 @@ class PagcpOptions(SelectorOptions):
     quirks: bool = Field(
         default=False, description="search: published decides as the authors' code does, quirks and all"
     )
-    confidence: Annotated[None, LATER] = Field(default=None, description="not available in this version")
+    confidence: float | None = Field(
+        default=None,
+        gt=0.5,
+        lt=1,
+        description="evaluations stop once this sure, 0.999; what is accepted is measured again on all samples",
+    )
     stop: Literal["budget", "tolerance"] = Field(
         default="budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
     )
@@ -204,9 +209,16 @@ class PagcpOptions(SelectorOptions):
                 yield Problem("S110", text, "leave it out", (key,))
         if given.get("quirks") is True and given.get("tolerances"):
             yield Problem("S110", "cannot be given together with quirks", "keep one of them", ("tolerances",))
+        if given.get("confidence") is not None and given.get("top", 1.0) != 1.0:
+            yield Problem("S110", "cannot be given together with confidence", "keep one of them", ("top",))
 
 
-_ONLY = {"top": ("published", "certified"), "quirks": ("published",), "swaps": ("marginal",)}
+_ONLY = {
+    "confidence": ("marginal", "certified"),
+    "top": ("published", "certified"),
+    "quirks": ("published",),
+    "swaps": ("marginal",),
+}
 """Options of some searches alone."""
 
 

@@ -109,3 +109,110 @@ def test_gradients_are_those_of_the_weighted_mean_loss(case):
     (losses["label"] + 2.0 * losses["map"]).backward()
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(got[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_samples_are_what_losses_average(case):
+    state, oracle = case.state, case.ctx.oracle
+    keep = half(case)
+    before = oracle.losses(state.program, state.channels, keep)
+    samples = oracle.samples(state.program, state.channels, keep, oracle.batches)
+    assert samples.total == 40
+    for task, values in samples.values.items():
+        assert values.shape == (40,)
+        assert values.mean() == pytest.approx(before[task], rel=1e-5)
+    after = oracle.losses(state.program, state.channels, keep)
+    assert after == pytest.approx({task: values.mean() for task, values in samples.values.items()})
+
+
+def test_samples_come_in_one_random_order_for_every_keep_set(case):
+    state, oracle = case.state, case.ctx.oracle
+    given = case.ctx.data["calibration"].cached()
+    expected = by_sample_each(state.program.module, case.ctx.tasks, given)
+    whole, cut = (
+        oracle.samples(state.program, state.channels, keep, 1).values["map"]
+        for keep in (state.channels.all, half(case))
+    )
+    places = [int(np.abs(expected - value).argmin()) for value in whole]
+    assert sorted(set(places)) == sorted(places) != places
+    assert max(places) >= 16  # not the first batch as it was given
+    masked_expected = by_sample_each(masked(state.program, state.channels, half(case)), case.ctx.tasks, given)
+    np.testing.assert_allclose(cut, masked_expected[places], rtol=1e-4)
+
+
+def by_sample_each(module, tasks, batches):
+    """The map's loss of every sample, in the data's order."""
+    found = []
+    with torch.no_grad():
+        for batch in batches:
+            for i in range(batch.size):
+                output = module(*(x[i : i + 1] for x in batch.inputs))
+                target = {key: value[i : i + 1] for key, value in batch.target.items()}
+                found.append(float(task_losses(tasks, output, target)["map"]))
+    return np.array(found)
+
+
+def test_more_samples_cost_only_what_is_more(case):
+    state, oracle = case.state, case.ctx.oracle
+    keep = half(case)
+    first = oracle.samples(state.program, state.channels, keep, 1)
+    assert (oracle.usage.evaluations, oracle.usage.images) == (1, 16)
+    again = oracle.samples(state.program, state.channels, keep, 2)
+    assert (oracle.usage.evaluations, oracle.usage.images) == (1, 40)
+    np.testing.assert_array_equal(again.values["map"][:16], first.values["map"])
+    oracle.losses(state.program, state.channels, keep)
+    assert oracle.usage.images == 40
+
+
+def test_keep_sets_that_were_left_halfway_are_taken_up_again(case):
+    state, oracle, keeps = case.state, case.ctx.oracle, []
+    for unit in case.state.channels.group("inner").units[:7]:
+        keep = state.channels.all
+        keep[unit] = False
+        keeps.append(keep)
+        oracle.samples(state.program, state.channels, keep, 1)
+    found = [oracle.samples(state.program, state.channels, keep, 2) for keep in keeps]
+    assert oracle.usage.images == 7 * 40
+    fresh = RealOracle(case.ctx.tasks, case.ctx.data["calibration"].cached())
+    for keep, samples in zip(keeps, found, strict=True):
+        expected = fresh.samples(state.program, state.channels, keep, 2)
+        np.testing.assert_array_equal(samples.values["label"], expected.values["label"])
+
+
+def test_a_loss_that_is_no_mean_of_its_samples_is_taken_by_the_batch(case):
+    weight = torch.tensor([9.0, 1.0, 1.0, 1.0])
+    loss = lambda output, target: functional.cross_entropy(output, target, weight)  # noqa: E731
+    oracle = RealOracle([Task("label", "label", "label", loss=loss)], case.ctx.data["calibration"].cached())
+    state = case.state
+    samples = oracle.samples(state.program, state.channels, state.channels.all, 2)
+    assert (samples.values["label"].shape, samples.total) == ((2,), 2)
+
+
+def test_a_last_short_batch_is_merged_into_the_one_before(case):
+    (batch,) = [b for b in case.ctx.data["calibration"].cached() if b.size == 24]
+    parts = [
+        Batch((batch.inputs[0][rows],), {key: value[rows] for key, value in batch.target.items()}, len(rows))
+        for rows in torch.arange(24).split([11, 11, 2])
+    ]
+    state = case.state
+    whole, cut = (RealOracle(case.ctx.tasks, given) for given in ([batch], parts))
+    assert (whole.batches, cut.batches) == (1, 2)
+    keep = state.channels.all
+    expected = whole.losses(state.program, state.channels, keep)
+    assert cut.losses(state.program, state.channels, keep) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_first_batch_whose_loss_is_not_finite_is_known(case):
+    seen = []
+
+    def loss(output, target):
+        seen.append(0)
+        return output.mean() / (0.0 if len(seen) == 2 else 1.0)
+
+    oracle, state = (
+        RealOracle([Task("map", "map", "map", loss=loss)], case.ctx.data["calibration"].cached()),
+        case.state,
+    )
+    keep = state.channels.all
+    assert oracle.unfit(keep) == {}
+    assert not np.isfinite(oracle.losses(state.program, state.channels, keep)["map"])
+    assert oracle.unfit(keep) == {"map": 1}

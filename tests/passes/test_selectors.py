@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pagcp_ir.cost import costs
 from passes.base import meets, run_passes
 from passes.data import Splits
 from passes.journal import Journal, read_journal
+from passes.oracle import RealOracle
 from passes.pagcp import NetworkSpace, Pagcp
 from passes.space import worst_rise
+from passes.tasks import Task
 from passes.uniform import Uniform
 from specs.diagnostics import DataError, PassError
 from specs.options import PagcpOptions, UniformOptions
@@ -150,6 +153,40 @@ def test_marginal_cuts_a_group_of_a_task_that_tolerates_more(case):
         for tolerance in (1.0, 0.001)
     ]
     assert rises[1] < rises[0]
+
+
+@pytest.mark.parametrize("given", [{"search": "marginal"}, {"search": "certified", "total": 2.0, "tolerance": 0.3}])
+def test_races_run_on_a_real_network(case, given):
+    """Of so few samples they look at all, and so decide as without; the samples were shuffled, bits may differ."""
+    ctx = replace(case.ctx, budgets=budgets(macs="60%"))
+    grid = tuple(k / 12 for k in range(1, 12))
+    plain, raced = (pagcp(case, ctx, **given, grid=grid, confidence=c) for c in (None, 0.999))
+    assert raced.plan.to_json() == plain.plan.to_json()
+    assert raced.searches[0].undone == ()
+
+
+def test_a_loss_that_is_not_finite_is_warned_of_once_with_its_batch(case, tmp_path):
+    def loss(output, target):
+        # not finite for the second batch alone, and only where the network was cut
+        whole = float((output - target).abs().sum()) < 1e-4
+        return ((output - target) ** 2).mean() + (0.0 if whole or len(output) == 16 else float("nan"))
+
+    with torch.no_grad():
+        batches = [
+            replace(b, target={"map": case.state.program.module(*b.inputs)["map"]})
+            for b in case.ctx.data["calibration"].cached()
+        ]
+    task = Task("map", "map", "map", loss=lambda output, target: loss(output, target) + 1)
+    oracle = RealOracle([task], batches)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ctx = replace(case.ctx, oracle=oracle, tasks=(task,), journal=journal)
+        with pytest.raises(PassError):
+            pagcp(case, ctx, tolerance=0.3, total=1.8, grid=(0.25, 0.5))
+    warnings = [r["message"] for r in read_journal(tmp_path / "journal.jsonl") if r["kind"] == "warning"]
+    assert warnings == [
+        "the loss of 'map' is not finite on calibration batch 1 with 3 of 12 of inner cut",
+        "the loss of 'map' is not finite on calibration batch 1 with 2 of 8 of stem cut",
+    ]
 
 
 def test_pagcp_that_cuts_nothing_gives_the_reason_of_each_group(case):

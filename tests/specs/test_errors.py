@@ -240,10 +240,19 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         MODEL + TASKS + "passes: [pagcp: {total: 6, tolerances: {agee: 0.1}}]\n",
         "face.yaml:5:47  error[S107]: passes[0].pagcp.tolerances.agee names no task: 'agee'\n  hint: did you mean age?",
     ),
-    "later confidence": (
-        MODEL + TASKS + "passes: [pagcp: {total: 6, compensate: mean, confidence: 0.95}]\n",
-        "face.yaml:5:46  error[S108]: passes[0].pagcp.confidence is not available in this version\n"
-        "  hint: leave it out",
+    "confidence with a share": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, search: certified, confidence: 0.99, top: 0.5}]\n",
+        "face.yaml:5:65  error[S110]: passes[0].pagcp.top cannot be given together with confidence\n"
+        "  hint: keep one of them",
+    ),
+    "confidence of the scan": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, search: published, confidence: 0.99}]\n",
+        "face.yaml:5:47  error[S110]: passes[0].pagcp.confidence is an option of search: marginal and certified, "
+        "not of 'published'\n  hint: leave it out",
+    ),
+    "confidence as a percentage": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, confidence: 99}]\n",
+        "face.yaml:5:40  error[S104]: passes[0].pagcp.confidence must be below 1, got 99",
     ),
     "later criterion": (
         GOOD.replace("0.5", "0.5, criterion: trace_ratio"),

@@ -1,0 +1,148 @@
+"""Deciding on a part of the calibration set: a race stops as soon as what it asks is settled.
+
+Samples come in a random order without replacement. Of n out of N samples X, with standard deviation s, the mean is
+within r of the mean of all N, at every n at once, with probability 1 - alpha, asymptotically: Robbins' normal mixture
+in the time t = 1 / (1/n - 1/N) at which a mean drawn without replacement moves like Brownian motion over time,
+    r = s sqrt(2 (t q + 1) / (t^2 q) log(sqrt(t q + 1) / alpha)) + m log(1 / alpha) / t
+(Waudby-Smith et al., Time-uniform central limit theory, 2021). Losses have no known range, so no finite-sample bound
+holds for them; the second term, as in empirical Bernstein bounds but with the largest deviation m seen so far, stands
+in for one, and heavy tails may still hide. What really guarantees is that what was accepted in the end is measured on
+all samples, and undone where it does not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagcp_ir.channels import Keep
+from passes.oracle import Samples
+from passes.sequential import Ruling, Turn, rule
+from passes.space import Space, worst_rise
+
+__all__ = ["Interval", "RacingRule", "Sampled", "interval", "race"]
+
+LEAST = 64
+"""Losses that a race looks at before it decides anything."""
+TUNED = 512
+"""The number of samples at which the interval is tightest."""
+ZONE = 0.25
+"""A rise so close to its tolerance, as a share of it, is too close to call, and rejected."""
+_T = TypeVar("_T")
+Values = NDArray[np.float64]
+
+
+class Sampled(Space, Protocol):
+    """A space whose losses can be had in part."""
+
+    @property
+    def batches(self) -> int:
+        """How many batches the calibration set has."""
+
+    def samples(self, keep: Keep, batches: int) -> Samples:
+        """The losses under `keep` of the first `batches` batches of an order that is the same for every keep-set."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What is known of a mean over all samples."""
+
+    mean: float
+    radius: float
+
+    @property
+    def low(self) -> float:
+        """The least that it can be."""
+        return self.mean - self.radius
+
+    @property
+    def high(self) -> float:
+        """The most that it can be."""
+        return self.mean + self.radius
+
+
+def interval(values: Values, total: int, alpha: float) -> Interval:
+    """The mean of all `total` values, of which these were drawn at random; wrong with probability alpha, ever."""
+    n = len(values)
+    mean = float(values.mean())
+    if n >= total:
+        return Interval(mean, 0.0)
+    if n < LEAST or not math.isfinite(mean):
+        return Interval(mean, math.inf)
+    away = np.abs(values - mean)
+    spread, farthest = math.sqrt(float((away**2).sum()) / (n - 1)), float(away.max())
+    time = n * total / (total - n)
+    tuned = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / TUNED
+    mixture = 2 * (time * tuned + 1) / (time**2 * tuned) * math.log(math.sqrt(time * tuned + 1) / alpha)
+    return Interval(mean, spread * math.sqrt(mixture) - farthest * math.log(alpha) / time)
+
+
+def race(space: Sampled, keeps: Mapping[str, Keep], settle: Callable[[Mapping[str, Samples], int], _T | None]) -> _T:
+    """Look at more and more batches of the keep-sets until `settle`, told of all that was seen, decides.
+
+    After the last batch it must.
+    """
+    for batches in range(1, space.batches + 1):
+        decided = settle({name: space.samples(keep, batches) for name, keep in keeps.items()}, batches)
+        if decided is not None:
+            return decided
+    raise AssertionError("a race over all samples settles everything")
+
+
+@dataclass
+class RacingRule:
+    """A `Rule` that races. All rulings together are wrong with probability 1 - confidence at most.
+
+    `decisions`: how many there can be in one search; the k-th search has the k-th share of the probability.
+    """
+
+    space: Sampled
+    confidence: float
+    decisions: int
+    searches: int = 0
+
+    @property
+    def alpha(self) -> float:
+        """What one interval of one task may err."""
+        search = max(1, self.searches)
+        share = 1 / (search * (search + 1))
+        return (1 - self.confidence) * share / (self.decisions * max(1, len(self.space.weights)))
+
+    def __call__(self, space: Space, turn: Turn, keep: Keep) -> Ruling:
+        """The ruling on `keep`: paired with the samples of each task's base, until all tasks or one are settled."""
+        keeps = {"": keep, **turn.base.keeps}
+        return race(self.space, keeps, lambda seen, batches: self._settle(turn, keep, seen, batches))
+
+    def _settle(self, turn: Turn, keep: Keep, seen: Mapping[str, Samples], batches: int) -> Ruling | None:
+        whole = batches == self.space.batches
+        if whole:
+            base = {task: self.space.losses(at)[task] for task, at in turn.base.keeps.items()}
+            return rule(self.space, turn.over(base), keep)
+        settled, refused, close = True, False, True
+        for task, base_loss in turn.base.losses.items():
+            new, old = seen[""].values[task], seen[task].values[task]
+            allowed = turn.tolerance * turn.scale[task]
+            # rise <= 1 + allowed is L - B - allowed |B| <= 0
+            found = interval(new - old - math.copysign(allowed, base_loss) * old, seen[""].total, self.alpha)
+            if not math.isfinite(found.mean):
+                return self._ruling(turn, seen, accepted=False)
+            settled &= found.high <= 0
+            refused |= found.low > 0
+            close &= found.high <= 0 or found.radius <= ZONE * allowed * abs(base_loss)
+        if settled or refused or close:
+            return self._ruling(turn, seen, accepted=settled)
+        return None
+
+    def _ruling(self, turn: Turn, seen: Mapping[str, Samples], *, accepted: bool) -> Ruling:
+        """The ruling with losses estimated from the base's and the paired differences."""
+        losses = {
+            task: loss + float((seen[""].values[task] - seen[task].values[task]).mean())
+            for task, loss in turn.base.losses.items()
+        }
+        task, rose = worst_rise(losses, turn.base.losses, turn.scale)
+        return Ruling(losses, task, rose, accepted, len(next(iter(seen[""].values.values()))))
