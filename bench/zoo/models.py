@@ -46,7 +46,8 @@ def _entries() -> list[Entry]:
             found.append(Entry("timm", model, family, int(size or 64)))
     for architecture in names.SMP:
         for encoder in names.SMP_ENCODERS:
-            found.append(Entry("smp", f"{architecture}-{encoder}", architecture.lower(), 64))
+            size = names.SMP_SIZES.get(architecture, 64)
+            found.append(Entry("smp", f"{architecture}-{encoder}", architecture.lower(), size))
     for text in names.PYTORCHCV:
         model, _, size = text.partition("@")
         found.append(Entry("pytorchcv", model, model.split("_")[0].rstrip("0123456789"), int(size or 64)))

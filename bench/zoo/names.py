@@ -7,6 +7,7 @@ __all__ = [
     "PYTORCHCV",
     "SMP",
     "SMP_ENCODERS",
+    "SMP_SIZES",
     "TIMM",
     "TORCHVISION",
     "TORCHVISION_SIZES",
@@ -119,27 +120,27 @@ TIMM = {
     "coat": "coat_lite_tiny@224",
     "lcnetv2": "lcnetv2_small",
     "lowformer": "lowformer_b0",
-    "van": "test_efficientnet",
 }
 
 SMP = ("Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "PSPNet", "Linknet", "MAnet", "PAN")
 SMP_ENCODERS = ("resnet18", "mobilenet_v2")
+SMP_SIZES = {"PAN": 256}
 
 PYTORCHCV = (
-    "preresnet18",
-    "bamresnet18",
-    "cbamresnet18",
-    "airnet50_1x64d_r2",
-    "shufflenet_g3_wd4",
-    "menet108_8x1_g3",
-    "igcv3_wd4",
-    "diracnet18v2",
-    "octresnet10_ad2",
+    "preresnet18@224",
+    "bam_resnet18@224",
+    "cbam_resnet18@224",
+    "airnet50_1x64d_r2@224",
+    "shufflenet_g3_wd4@224",
+    "menet108_8x1_g3@224",
+    "igcv3_wd4@224",
+    "diracnet18v2@224",
+    "octresnet10_ad2@224",
     "resnet20_cifar10@32",
     "densenet40_k12_cifar10@32",
     "pyramidnet110_a48_cifar10@32",
     "unet_cityscapes",
-    "bisenet_resnet18_celebamaskhq",
+    "erfnet_cityscapes",
 )
 
 ULTRALYTICS = (
