@@ -75,7 +75,7 @@ class Reference(fx.Interpreter):
         if shape and tuple(x.shape[-len(shape) :]) != shape:
             return None  # another image size, at which the op itself says that it does not run
         kept = torch.from_numpy(np.flatnonzero(self.keep[value.units])).to(x.device)
-        made = _normalised(call, x.index_select(value.axis, kept), value.axis, kept)
+        made = _normalised(call, x, value.axis, kept)
         return None if made is None else torch.zeros_like(x).index_copy(value.axis, kept, made)
 
     def _call(self, node: fx.Node, rest: Sequence[Any], kwargs: Any) -> dict[str, Any]:
@@ -91,8 +91,12 @@ class Reference(fx.Interpreter):
         return {name: given[first], **{k: given.get(k) for k in ("weight", "bias")}, "eps": given.get("eps", 1e-5)}
 
 
-def _normalised(call: dict[str, Any], x: Tensor, axis: int, kept: Tensor) -> Tensor | None:
-    """The normalisation of the kept channels alone; None where the statistics do not run over channels."""
+def _normalised(call: dict[str, Any], whole: Tensor, axis: int, kept: Tensor) -> Tensor | None:
+    """The normalisation of the kept channels alone; None where the statistics do not run over channels.
+
+    Channels are normalised with those of their own group in the original, however many of them are left.
+    """
+    x = whole.index_select(axis, kept)
 
     def slice_of(tensor: Tensor | None, dim: int) -> Tensor | None:
         return None if tensor is None else tensor.index_select(dim, kept)
@@ -103,6 +107,10 @@ def _normalised(call: dict[str, Any], x: Tensor, axis: int, kept: Tensor) -> Ten
             return None
         weight, bias = slice_of(call["weight"], position), slice_of(call["bias"], position)
         return F.layer_norm(x, x.shape[x.ndim - len(call["shape"]) :], weight, bias, call["eps"])
-    width = x.shape[1]
-    groups = call["groups"] if width % call["groups"] == 0 else width
-    return F.group_norm(x, groups, slice_of(call["weight"], 0), slice_of(call["bias"], 0), call["eps"])
+    left = torch.bincount(kept // (whole.shape[1] // call["groups"]))
+    parts = torch.split(x, left[left > 0].tolist(), 1)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    made = torch.cat([F.group_norm(part, 1, eps=call["eps"]) for part in parts], 1)
+    weight, bias = slice_of(call["weight"], 0), slice_of(call["bias"], 0)
+    made = made if weight is None else made * weight.view(shape)
+    return made if bias is None else made + bias.view(shape)

@@ -142,15 +142,20 @@ def resize(root: nn.Module, graph: fx.Graph, shapes: Mapping[str, Sequence[int]]
 
 
 def fixed_macs(node: fx.Node, module: nn.Module | None) -> int:
-    """MACs of one call for one sample: what torch's flop counter counts on fake tensors, 0 where it counts none."""
+    """MACs of one call at tracing batch: what torch's flop counter counts on fake tensors, 0 where it counts none."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
     tensors = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, FakeTensor)]
     if not tensors or node.op == "call_method" or tensors[0].ndim == 0:
         return 0
     call: Any = module if module is not None else node.target
-    with tensors[0].fake_mode, FlopCounterMode(display=False) as counter, torch.no_grad(), suppress(Exception):
-        call(*args, **kwargs)
-    return int(counter.get_total_flops() // 2 // max(1, tensors[0].shape[0]))
+    mode = tensors[0].fake_mode
+    try:
+        with FlopCounterMode(display=False) as counter, mode, torch.no_grad():
+            call(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - a branch on data, for one: it needs data
+        with FlopCounterMode(display=False) as counter, suppress(Exception):
+            real_run(mode, call, args, kwargs)
+    return int(counter.get_total_flops() // 2)
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:

@@ -31,6 +31,13 @@ class Small(nn.Module):
         return self.step(self, x, F.silu(self.a(x)))
 
 
+class Branch(nn.Sequential):
+    """Kept whole: torch.fx cannot trace it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(x.detach().abs().sum()) >= 0 else x
+
+
 CASES: dict[str, Callable[[], Small]] = {
     "einsum that sums nothing": lambda: Small(
         lambda m, x, y: m.h(torch.einsum("nchw,nc->nchw", y, y.mean((2, 3))) + y)
@@ -49,6 +56,9 @@ CASES: dict[str, Callable[[], Small]] = {
     "view of a fixed size": lambda: Small(lambda m, x, y: m.l(y.view(-1, 12 * 8 * 4)), l=12 * 8 * 4),
     "norm of a fixed size": lambda: Small(
         lambda m, x, y: m.h(m.n(y)), n=nn.LayerNorm([12, 8, 4], elementwise_affine=False)
+    ),
+    "a branch on data keeps its costs": lambda: Small(
+        lambda m, x, y: m.h(m.n(y)), n=Branch(nn.Conv2d(12, 12, 3, padding=1))
     ),
     "factories of computed sizes": lambda: Small(
         lambda m, x, y: m.h(y * torch.ones(y.shape[1], 1, 1) + torch.zeros(x.shape[0], 12, *y.shape[2:]))

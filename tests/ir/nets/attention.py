@@ -14,18 +14,23 @@ def attention(n: Net) -> None:
     x, heads, width = n.seq(), n.of(1, 2), 8
     q, k, v = (n.add(nn.Linear(x.c, width, bias=bool(n.below(2)))) for _ in range(3))
     out, scale = n.add(nn.Linear(width, x.c)), n.of((width // heads) ** -0.5, 0.5)
-    fused = bool(n.below(2))
+    bias = n.param(1, heads, x.h, x.h, std=0.3)
+    product = n.of(
+        F.scaled_dot_product_attention,
+        lambda a, b, c: F.scaled_dot_product_attention(a, b, c, attn_mask=bias(), scale=scale),
+        lambda a, b, c: ((a * scale) @ b.transpose(-2, -1)).softmax(-1) @ c,
+        lambda a, b, c: torch.matmul((torch.matmul(a, b.mT) / a.shape[-1] ** 0.5 + bias()).softmax(-1), c),
+        lambda a, b, c: torch.einsum(
+            "bhij,bhjd->bhid", torch.einsum("bhid,bhjd->bhij", a, b).mul(scale).softmax(-1), c
+        ),
+    )
 
     def split(t: Tensor) -> Tensor:
         return t.view(t.shape[0], -1, heads, width // heads).transpose(1, 2)
 
     def run(t: Tensor) -> Tensor:
         a, b, c = split(n.seen(q(t))), split(k(t)), split(n.seen(v(t)))
-        if fused:
-            y = F.scaled_dot_product_attention(a, b, c)
-        else:
-            y = ((a * scale) @ b.transpose(-2, -1)).softmax(-1) @ c
-        return t + n.seen(out(y.transpose(1, 2).reshape(t.shape[0], -1, width)))
+        return t + n.seen(out(product(a, b, c).transpose(1, 2).reshape(t.shape[0], -1, width)))
 
     n.push(run, x, x)
 

@@ -3,6 +3,7 @@ which channels passed which kind of op."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,10 +65,19 @@ class Coverage:
 
 
 def recipes() -> SearchStrategy[Recipe]:
-    """Recipes of 1 to 8 ops of all kinds; hypothesis takes ops away to shrink one."""
+    """Recipes of 1 to 8 ops of all kinds, as hypothesis draws them: it repeats itself, and takes ops away to shrink."""
     salts = st.integers(0, 999)
     ops = st.lists(st.tuples(st.sampled_from(sorted(KINDS)), salts), min_size=1, max_size=8)
     return st.builds(Recipe, salts, ops.map(tuple))
+
+
+def dealt(count: int, salt: int) -> list[Recipe]:
+    """Recipes of five ops from a shuffled deck of all kinds: every kind occurs about as often as any other."""
+    rng, cards = random.Random(salt), list[str]()
+    while len(cards) < 5 * count:
+        cards += rng.sample(sorted(KINDS), len(KINDS))
+    hands = [cards[at : at + 5] for at in range(0, 5 * count, 5)]
+    return [Recipe(rng.randrange(1000), tuple((kind, rng.randrange(1000)) for kind in hand)) for hand in hands]
 
 
 def random_keep(channels: ChannelGraph, rng: np.random.Generator, ratio: float) -> Keep:

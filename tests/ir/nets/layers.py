@@ -250,6 +250,28 @@ def recurrent(n: Net) -> None:
     n.push(lambda t: layer(t)[0], x, x.sized(c=12 if layer.bidirectional else 6))
 
 
+class Block(nn.Module):
+    """A residual block of its own; `odd` branches on data: it cannot be traced and is kept whole."""
+
+    def __init__(self, c: int, odd: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(c, 2 * c, 1), nn.BatchNorm2d(2 * c), nn.SiLU(), nn.Conv2d(2 * c, c, 1))
+        self.layers = nn.ModuleDict({"last": nn.Conv2d(c, c, 3, padding=1)})
+        self.odd = odd
+
+    def forward(self, x: Tensor, scale: float = 1.0, *, shortcut: bool = True) -> Tensor:
+        if self.odd and float(x.detach().abs().sum()) < 0:
+            return x
+        y = self.layers["last"](self.body(x))
+        return x + scale * y if shortcut else y
+
+
+def block(n: Net) -> None:
+    x = n.map()
+    made = n.add(Block(x.c, odd=n.below(8) == 0))
+    n.push(n.of(lambda t: made(t), lambda t: made(t, 0.5), lambda t: made(t, shortcut=False)), x, x)
+
+
 LAYERS: dict[str, Kind] = {
     "conv": conv,
     "grouped conv": grouped,
@@ -273,6 +295,7 @@ LAYERS: dict[str, Kind] = {
     "GLU": glu,
     "channels last": channels_last,
     "MLP": mlp,
+    "block of its own": block,
     "weight_norm and spectral_norm": reparametrised,
     "LSTM and GRU": recurrent,
 }

@@ -227,9 +227,21 @@ def in_place(n: Net) -> None:
         a.sigmoid_()
         return torch.cat([a, b], 1)
 
+    def steps_of_it(t: Tensor) -> Tensor:
+        y = layer(t)
+        y[:, 1::2].mul_(2)
+        y[:, ::2] += 1
+        return y
+
+    def items_of_it(t: Tensor) -> Tensor:
+        y = layer(t)
+        y[:, : x.c // 2] = t[:, : x.c // 2]
+        y[..., 0] = 0.5
+        return y
+
     n.push(
         n.of(
-            *(add_twice, view_of_it, slice_of_it, chunk_of_it),
+            *(add_twice, view_of_it, slice_of_it, chunk_of_it, steps_of_it, items_of_it),
             *(lambda t: relu(layer(t)), lambda t: F.leaky_relu(layer(t), 0.1, inplace=True)),
             *(lambda t: layer(t).tanh_(), lambda t: layer(t).clone().mul_(2), lambda t: layer(t).clamp_(-1, 1)),
             lambda t: layer(t).sub_(t).div_(2),
