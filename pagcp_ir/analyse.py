@@ -50,6 +50,8 @@ def _run(program: Program) -> tuple[Labels, dict[str, Tensor]]:
     for node in program.module.graph.nodes:
         labels.where, labels.op = node.meta.get("where", ""), _title(node, modules)
         labels.calls[node.name] = (labels.op, labels.where)
+        if node.op != "placeholder" and all(n.name in labels.constant for n in node.all_input_nodes):
+            labels.constant.add(node.name)
         env[node] = _node(program, node, labels, env, modules, names)
         if isinstance(env[node], Tensor):
             values[node.name] = env[node]
@@ -91,7 +93,8 @@ def _node(
         return node.meta["value"]  # sizes: nothing of them is a channel
     module = modules[str(node.target)] if node.op == "call_module" else None
     op, counted = op_of(node, modules), len(labels.layers)
-    result = op.labels(Site(labels, node, args, kwargs, module, names))
+    site = Site(labels, node, args, kwargs, module, names)
+    result = op.labels(site)
     if op is WRITES_THROUGH:
         _pin_written(labels, node, args, env, modules)
     if op in (OPAQUE, MADE):
@@ -101,7 +104,7 @@ def _node(
     if _is_clean(op, node, labels, env):
         labels.clean.add(node.name)
     if len(labels.layers) == counted and (op.labels in KEPT_WHOLE or op.zero == "always"):
-        _add_fixed_cost(labels, node, module)
+        _add_fixed_cost(site)
     return result
 
 
@@ -160,9 +163,10 @@ def _holds_tensor(node: fx.Node) -> bool:
     return any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta["value"]))
 
 
-def _add_fixed_cost(labels: Labels, node: fx.Node, module: nn.Module | None) -> None:
+def _add_fixed_cost(site: Site) -> None:
     """MACs of a call that is kept whole, as torch's flop counter has them."""
-    macs = fixed_macs(node, module)
+    labels, node = site.labels, site.node
+    macs = site.per_sample(fixed_macs(node, site.module))
     if macs:
         one = labels.fixed((1,), "one")
         name = str(node.target) if node.op == "call_module" else node.name

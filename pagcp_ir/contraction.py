@@ -103,8 +103,8 @@ def _weighted(site: Site, x: Any, term: str, weight: Any, letters: str, output: 
 
 
 def _layer(site: Site, weight: Ref, sizes: Mapping[str, int], inputs: Tensor, outputs: Tensor) -> None:
-    """MACs of one sample: the product of all sizes but that of the batch, the first of the activation."""
-    factor = math.prod(list(sizes.values())[1:]) // (len(inputs) * len(outputs))
+    """MACs of one sample: the product of all sizes, over the samples."""
+    factor = site.per_sample(math.prod(sizes.values()) // (len(inputs) * len(outputs)))
     name, kind = weight.name, site.labels.op
     site.labels.layers.append(RawLayer(name, kind, site.node.name, factor, inputs, outputs, False, 1, (weight.name,)))
 
@@ -208,8 +208,7 @@ def _cost(
     inputs = next(iter(summed.values()), one)
     outputs = next(iter(kept.values()), one)
     counted = {*(list(summed)[:1]), *(list(kept)[:1])}
-    first = operands[0][1][0]
-    factor = math.prod(size for letter, size in sizes.items() if letter not in counted) // sizes[first]
+    factor = site.per_sample(math.prod(size for letter, size in sizes.items() if letter not in counted))
     site.labels.layers.append(
         RawLayer(site.node.name, site.labels.op, site.node.name, factor, inputs, outputs, False, 1, ())
     )

@@ -92,6 +92,8 @@ class Labels:
     contracted: list[Tensor] = field(default_factory=list)
     divisors: list[Tensor] = field(default_factory=list)
     normalised: list[Tensor] = field(default_factory=list)
+    constant: set[str] = field(default_factory=set)
+    """Nodes whose value does not depend on an input, and so not on the batch."""
     clean: set[str] = field(default_factory=set)
     """Nodes whose value is 0 wherever their producer's tensors are 0."""
 

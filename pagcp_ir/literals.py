@@ -299,18 +299,19 @@ def pad_amounts(cutting: Cutting, node: fx.Node) -> None:
 
 def conv_groups(cutting: Cutting, node: fx.Node) -> None:
     """A functional depthwise convolution has as many parts as inputs survive."""
-    layer = cutting.layers.get(node.name)
-    if layer is not None and layer.per_channel:
+    layer, given = cutting.layers.get(node.name), _argument(node, 6, "groups")
+    if layer is not None and layer.per_channel and not isinstance(given, fx.Node):
         _set_groups(node, int(cutting.keep[layer.inputs].sum()))
 
 
 def groups_where_wrong(cutting: Cutting, node: fx.Node) -> None:
-    """Any other has as many parts as before, also where they are computed from a width that the cut changes."""
+    """Groups that are computed, but no longer come out right: any other convolution has as many as before."""
     layer, given = cutting.layers.get(node.name), _argument(node, 6, "groups")
-    if layer is None or layer.per_channel or not isinstance(given, fx.Node):
+    if layer is None or not isinstance(given, fx.Node) or not (layer.per_channel or layer.tensors):
         return
-    if given.meta["value"] != layer.parts:
-        _set_groups(node, layer.parts)
+    wanted = int(cutting.keep[layer.inputs].sum()) if layer.per_channel else layer.parts
+    if given.meta["value"] != wanted:
+        _set_groups(node, wanted)
 
 
 def _set_groups(node: fx.Node, groups: int) -> None:

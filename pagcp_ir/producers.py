@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pagcp_ir.labels import RawLayer, Ref, spread
@@ -47,27 +48,33 @@ def _conv(site: Site, x: Tensor, weight: Ref | Tensor, bias: Ref | None, groups:
     channel = x.ndim - (len(weight.shape) - 1)
     inputs = labels.along(x, channel, f"`{labels.op}` mixes positions of another axis than the channels")
     depthwise = groups > 1 and inputs.shape[0] == groups
-    if depthwise:
+    if depthwise and (isinstance(weight, Ref) or len(torch.unique(inputs)) == groups):
         outputs = inputs.repeat_interleave(site.shape[channel] // groups)
         labels.tie(_kernels(site, weight), inputs if transposed else outputs)
-    elif not isinstance(weight, Ref):
+    elif isinstance(weight, Ref):
+        outputs = _mixed(site, weight, inputs, groups, transposed)
+    else:  # one kernel for every sample, or no kernel of its own for every channel
         return pinned(site, f"the weight of `{labels.op}` is computed")
-    elif transposed:
+    if bias is not None:
+        labels.tie(labels.axis(bias, 0, "along"), outputs)
+    shape = x.shape if transposed else site.shape
+    factor = site.per_sample(math.prod(shape) // shape[channel]) * math.prod(weight.shape[2:])
+    _layer(site, weight, bias, factor, inputs, outputs, groups=groups, depthwise=depthwise)
+    return spread(outputs, channel, site.shape)
+
+
+def _mixed(site: Site, weight: Ref, inputs: Tensor, groups: int, transposed: bool) -> Tensor:
+    """The outputs of a convolution that mixes channels: of all, or of those of one part."""
+    labels = site.labels
+    if transposed:
         reads, makes = labels.axis(weight, 0, "in"), labels.axis(weight, 1, "out")
         labels.tie(reads, inputs)
         _equal_counts(site, reads, groups)
-        outputs = makes.repeat(groups)
-    else:
-        reads, makes = labels.axis(weight, 1, "in"), labels.axis(weight, 0, "out")
-        labels.tie(inputs.view(groups, -1), reads.view(1, -1))
-        _equal_counts(site, makes, groups)
-        outputs = makes
-    if bias is not None:
-        labels.tie(labels.axis(bias, 0, "along"), outputs)
-    positions = math.prod(x.shape[channel + 1 :] if transposed else site.shape[channel + 1 :])
-    factor = positions * math.prod(weight.shape[2:])
-    _layer(site, weight, bias, factor, inputs, outputs, groups=groups, depthwise=depthwise)
-    return spread(outputs, channel, site.shape)
+        return makes.repeat(groups)
+    reads, makes = labels.axis(weight, 1, "in"), labels.axis(weight, 0, "out")
+    labels.tie(inputs.view(groups, -1), reads.view(1, -1))
+    _equal_counts(site, makes, groups)
+    return makes
 
 
 def _kernels(site: Site, weight: Ref | Tensor) -> Tensor:
@@ -104,7 +111,7 @@ def _linear(site: Site, x: Tensor, weight: Ref, bias: Ref | None) -> Tensor:
     outputs = site.labels.axis(weight, 0, "out")
     if bias is not None:
         site.labels.tie(site.labels.axis(bias, 0, "along"), outputs)
-    _layer(site, weight, bias, math.prod(x.shape[1:-1]), inputs, outputs)
+    _layer(site, weight, bias, site.per_sample(math.prod(x.shape[:-1])), inputs, outputs)
     return spread(outputs, x.ndim - 1, site.shape)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.labels import Labels, Ref
+from pagcp_ir.program import TRACE_BATCH
 
 __all__ = ["MISSING", "Rule", "Site", "opaque", "pinned"]
 
@@ -37,6 +38,14 @@ class Site:
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor that the call returns."""
         return tuple(self.value.shape)
+
+    def per_sample(self, count: int) -> int:
+        """What one sample has of something that the call has `count` times at tracing batch.
+
+        Wherever the batch lies: windows are often folded into its axis. A constant is computed once for all.
+        """
+        constant = self.node.name in self.labels.constant or count % TRACE_BATCH
+        return count if constant else count // TRACE_BATCH
 
     def arg(self, index: int, name: str, default: Any = MISSING) -> Any:
         """A positional or keyword argument. KeyError when it is missing without a default."""

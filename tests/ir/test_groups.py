@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pagcp_ir.analyse import analyse
 from pagcp_ir.channels import ChannelGraph
+from pagcp_ir.cost import layer_costs
 from pagcp_ir.planning import legal
 from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.rewrite import materialise
@@ -196,3 +197,24 @@ def test_chunks_of_unequal_counts_become_a_split() -> None:
     keep = channels.all
     keep[channels.group("a").units[:3]] = False
     assert "split(a, [1, 4], 1)" in materialise(program, channels, keep).text()
+
+
+def test_windows_folded_into_the_batch_cost_what_they_cost() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.q, self.b = nn.Conv2d(3, 6, 1), nn.Linear(6, 12), nn.Conv2d(12, 2, 3, padding=1)
+            self.table = nn.Linear(2, 6)
+            self.register_buffer("places", torch.rand(16, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            n, c, h, w = y.shape
+            rows = y.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+            rows = self.q(rows + self.table(self.places))
+            rows = rows.view(n, h // 4, w // 4, 4, 4, -1).permute(0, 5, 1, 3, 2, 4).reshape(n, -1, h, w)
+            return self.b(rows)
+
+    program = trace(Windows(), [TensorSpec((1, 3, 8, 8))])
+    macs = {layer.name: layer.before.macs for layer in layer_costs(analyse(program), analyse(program).all)}
+    assert macs == {"a": 64 * 3 * 6, "table": 16 * 2 * 6, "q": 64 * 6 * 12, "b": 64 * 9 * 12 * 2}
