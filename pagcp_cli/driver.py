@@ -22,7 +22,7 @@ from pagcp_ir.planning import make_plan
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import Verification, require_exact, verify
 from passes import make_pass
-from passes.base import Context, Pass, Progress, State, run_passes
+from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
 from passes.journal import Journal
 from passes.measure import measure, verdicts
@@ -140,7 +140,7 @@ def _oracle(tasks: tuple[Task, ...], data: Splits | None) -> RealOracle | None:
 
 def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:
     """All rounds at once, from the original to the final plan; the cuts alone where more was changed than cut."""
-    changed = any(p.kind == "transformer" or getattr(p.options, "compensate", "none") != "none" for p in passes)
+    changed = any(p.kind == "transformer" or getattr(p.options, "compensate", "none") != "none" for p in flat(passes))
     cut = materialise(start.program, start.channels, end.keep) if changed else end.program
     found = verify(start.program, start.channels, end.keep, cut)
     require_exact(found)

@@ -14,9 +14,10 @@ from pagcp_cli.numbers import count, percent, size, value
 if TYPE_CHECKING:
     from pagcp_cli.driver import CompileResult
     from specs.diff import Diff, DiffRow
-    from specs.plan import Costs, Verdict
+    from specs.plan import Costs, Decision, Verdict
+    from specs.search import SearchRecord
 
-__all__ = ["compile_report", "diff_report", "pairs", "text_of"]
+__all__ = ["compile_report", "decisions_report", "diff_report", "pairs", "text_of"]
 
 _MARKS = {"same": " ", "changed": "~", "added": "+", "removed": "-"}
 _STYLES = {"same": "dim", "changed": "", "added": "green", "removed": "red"}
@@ -32,6 +33,8 @@ def compile_report(result: CompileResult) -> str:
         ("wrote", f"{result.out}: {', '.join(result.files)}"),
     ]
     parts: list[RenderableType] = []
+    if result.decisions:
+        parts += [_decisions(result.decisions), *map(_search, result.searches), ""]
     if result.verdicts:
         parts += [_tasks(result.verdicts), ""]
     parts += [_costs(result.plan.before, result.plan.after, result.limits), "", pairs(facts)]
@@ -40,6 +43,11 @@ def compile_report(result: CompileResult) -> str:
     if any(line.startswith("budget ") for line in result.missed):
         parts.append(Text("hint: to cut more, give pagcp a larger total or tolerance, uniform a larger ratio"))
     return text_of(parts)
+
+
+def decisions_report(decisions: Sequence[Decision], searches: Iterable[SearchRecord]) -> str:
+    """One row per group, and one line per search."""
+    return text_of([_decisions(decisions), *map(_search, searches)])
 
 
 def diff_report(found: Diff) -> str:
@@ -68,6 +76,33 @@ def _diff_cells(row: DiffRow, total: int) -> tuple[str, ...]:
 
 def _change(before: str, after: str) -> str:
     return f"{before} -> {after}" if before and after and before != after else before or after
+
+
+def _decisions(decisions: Sequence[Decision]) -> Table:
+    """One row per group: width, the task that stopped or priced it, its rise, what the decision left, seconds."""
+    table = _table("group", ">width", "by task", ">rise", ">margin", ">s", gap=2)
+    table.columns[0].overflow = table.columns[2].overflow = "fold"
+    for d in decisions:
+        width = _change(str(d.width), str(d.kept))
+        task = d.stopped_by or (f"({d.priced_by})" if d.priced_by else "-")
+        rise, margin = ("-", "-") if not d.losses else (f"{d.rise:+.1%}", f"{d.margin:.1%}")
+        table.add_row(d.group, width, task, rise, margin, f"{d.seconds:.1f}", style="" if d.kept < d.width else "dim")
+    return table
+
+
+def _search(record: SearchRecord) -> Text:
+    """What the search cost, and what tolerance it needed."""
+    told = f"{record.search}: {record.evaluations} evaluations of {count(record.samples)} samples"
+    if record.factors:
+        worst = record.worst
+        told += f"; the loss of {worst} rose most, to {record.factors[worst]:.3g} times what it was"
+    if record.total is not None:
+        told += f", with total {record.total:.4g}"
+    if record.unknown:
+        told += f"; in {record.unknown} groups a smaller ratio was not looked at"
+    if record.undone:
+        told += f"; undone on all samples: {', '.join(record.undone)}"
+    return Text(told)
 
 
 def _tasks(verdicts: Sequence[Verdict]) -> Table:

@@ -7,10 +7,10 @@ cuts and verifies the network after every selector, times and journals: so no pa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,13 +40,15 @@ __all__ = [
     "Pass",
     "PassKind",
     "Progress",
+    "Rounds",
     "State",
+    "flat",
     "meets",
     "refuse_infeasible",
     "run_passes",
 ]
 
-PassKind = Literal["selector", "transformer"]
+PassKind = Literal["selector", "transformer", "rounds"]
 Progress = Callable[[str, Mapping[str, Any]], None]
 """Told of every journal record as it is written: its kind and its fields."""
 
@@ -125,6 +127,15 @@ class Pass(Protocol):
         """Selectors: `state` with a smaller plan and more decisions. Transformers: with another program."""
 
 
+@runtime_checkable
+class Rounds(Pass, Protocol):
+    """A pass that runs others, by `run_passes`."""
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes of a round."""
+
+
 class ContractError(RuntimeError):
     """A pass changed what it may not change: a bug in the pass, never the user's mistake."""
 
@@ -136,7 +147,7 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
     VerifyError when a cut network does not equal its plan; ContractError for a pass that breaks its contract.
     Budgets unmet at the end are left to the caller to report.
     """
-    if any(step.kind == "selector" for step in passes):
+    if any(step.kind == "selector" for step in flat(passes)):
         require_free_units(state.channels)
     refuse_infeasible(passes, state, ctx.budgets)
     if ctx.original is None:
@@ -145,7 +156,9 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
         ctx.note("pass_start", name=step.name, number=number)
         began = time.perf_counter()
         after = step.run(state, ctx)
-        if step.kind == "selector":
+        if step.kind == "rounds":  # each of its passes was checked
+            state = after
+        elif step.kind == "selector":
             state = _cut(step, state, after, ctx)
         else:
             _check_transformer(step, state, after)
@@ -161,6 +174,11 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
     return state
 
 
+def flat(passes: Iterable[Pass]) -> tuple[Pass, ...]:
+    """The selectors and transformers, those in rounds too."""
+    return tuple(one for step in passes for one in (flat(step.passes) if isinstance(step, Rounds) else (step,)))
+
+
 def meets(after: Costs, limits: Mapping[str, int]) -> bool:
     """Whether every cost is within its limit; True when there are no limits."""
     return all(getattr(after, name) <= limit for name, limit in limits.items())
@@ -170,7 +188,7 @@ def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets) ->
     """PassError P401 with the least reachable value when no allowed cut of these passes meets the budgets."""
     before = costs(state.channels)
     limits = budgets.limits(before)
-    options = [p.options for p in passes if p.kind == "selector" and isinstance(p.options, SelectorOptions)]
+    options = [p.options for p in flat(passes) if p.kind == "selector" and isinstance(p.options, SelectorOptions)]
     if not limits or not options:
         return
     keep = state.keep

@@ -109,7 +109,11 @@ def _decision(walk: Walk, group: str, dearest: float) -> Decision:
     )
     task, reason = walk.stopped.get(group, ("", ""))
     following = walk.priced.get(group, (0, last))[1]
-    margin = following.price / dearest - 1 if following is not None and following is not last and dearest > 0 else 0.0
+    margin = (
+        max(0.0, following.price / dearest - 1)
+        if following is not None and following is not last and dearest > 0
+        else 0.0
+    )
     if not reason:
         first = "its next cut" if moves else "its first cut"
         reason = f"{first} would have been {1 + margin:.2f} times as dear as the dearest that was made"

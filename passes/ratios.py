@@ -175,5 +175,5 @@ def least(channels: ChannelGraph, keep: Keep, options: SelectorOptions) -> Keep:
     for group in cutter.groups:
         lies = cutter._limits[group.name].lies.sum(axis=0)
         # units that lie on many axes first: they cost most
-        keep = cutter.cut(keep, group, -lies.astype(np.float64), 1.0).keep
+        keep = cutter.cut(keep, group, -lies.astype(np.float64), options.deepest).keep
     return keep

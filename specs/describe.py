@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specs.options import FinetuneOptions, PagcpOptions, SelectorOptions, UniformOptions
+from specs.options import FinetuneOptions, PagcpOptions, RepeatOptions, SelectorOptions, UniformOptions
 from specs.plan import Costs
 from specs.quantity import Quantity
 from specs.spec import Guarantee, PassSpec, Spec, TaskSpec
@@ -94,6 +94,11 @@ def _pass(step: PassSpec) -> str:
     elif isinstance(options, FinetuneOptions):
         distilled = f", with {options.distill:g} times the distance to the original" if options.distill else ""
         told = f"trains for {options.epochs} epochs with {options.optimizer} at {options.lr:g}{distilled}"
+    elif isinstance(options, RepeatOptions):
+        ends = [f"at most {options.times} times" if options.times else "", "until the budgets are met"]
+        end = ends[0].removeprefix("at most ") if options.until is None else ", ".join(filter(None, reversed(ends)))
+        rounds = "; then ".join(f"{inner.name} {_pass(inner)}" for inner in options.passes)
+        told = f"repeats {end}: {rounds}"
     else:
         told = ", ".join(f"{key} {value}" for key, value in options)
     return told + (_limits(options) if isinstance(options, SelectorOptions) else "")

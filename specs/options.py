@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_serializer
 
-from specs.model import List, Model, Problem, later
-from specs.node import shown
+from specs.diagnostics import nearest
+from specs.model import NOT_YET, List, Model, Problem, later, relocated
+from specs.node import kind, shown
 
 __all__ = [
     "CRITERIA",
@@ -21,9 +22,12 @@ __all__ = [
     "FinetuneOptions",
     "PagcpOptions",
     "PassOptions",
+    "PassSpec",
+    "RepeatOptions",
     "ScopeOptions",
     "SelectorOptions",
     "UniformOptions",
+    "pass_of",
 ]
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -87,6 +91,11 @@ class SelectorOptions(PassOptions):
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
         """For criteria that measure losses, and for calibration means."""
         return super().needs_tasks(given) or given.get("compensate") == "mean"
+
+    @property
+    def deepest(self) -> float:
+        """The largest ratio that the pass tries."""
+        return 1.0
 
 
 class UniformOptions(SelectorOptions):
@@ -186,6 +195,11 @@ class PagcpOptions(SelectorOptions):
         default="budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
     )
 
+    @property
+    def deepest(self) -> float:
+        """The last of the grid."""
+        return self.grid[-1]
+
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
         """Always: the search measures every task's loss."""
@@ -240,9 +254,65 @@ class FinetuneOptions(PassOptions):
         return True
 
 
+class PassSpec(Model):
+    """One step of the pipeline: `- name: {options}`, or `- name`."""
+
+    name: str
+    options: SerializeAsAny[PassOptions]
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.name: self.options.model_dump(mode="json")}
+
+
+def pass_of(value: Any) -> Any:
+    """The pass of a YAML item. Errors lie below the pass's name, as they do in the file."""
+    if isinstance(value, PassSpec):
+        return value
+    if not isinstance(value, (str, Mapping)):
+        raise Problem("S105", f"must be a pass such as pagcp: {{...}}, got {kind(value)}").error
+    if isinstance(value, Mapping) and len(value) != 1:
+        hint = "put a dash before each pass, and indent its options below its name"
+        raise Problem("S105", f"must hold one pass, got {len(value)} keys", hint).error
+    name, options = (value, None) if isinstance(value, str) else next(iter(value.items()))
+    if name in LATER_PASSES:
+        raise Problem("S108", f": {name} {NOT_YET}", f"use {', '.join(OPTIONS)}").error
+    if name not in OPTIONS:
+        text = f"must be one of {', '.join(OPTIONS)}, got {shown(name)}"
+        raise Problem("S107", text, nearest(str(name), tuple(OPTIONS))).error
+    try:
+        return PassSpec(name=name, options=OPTIONS[name].model_validate({} if options is None else options))
+    except ValidationError as error:
+        raise relocated(error, () if isinstance(value, str) else (name,)) from None
+
+
+class RepeatOptions(PassOptions):
+    """Rounds of the same passes: cut a little, train, cut again. Ratios are over the original widths in every round."""
+
+    passes: Annotated[List[Annotated[PassSpec, BeforeValidator(pass_of)]], Field(min_length=1)] = Field(
+        description="the steps of a round, in order"
+    )
+    times: int | None = Field(default=None, ge=1, le=1000, description="how many rounds; with until: how many at most")
+    until: Literal["budgets"] | None = Field(
+        default=None, description="budgets: end with the round that meets them, or with one that cuts nothing"
+    )
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """An end."""
+        if given.get("times") is None and given.get("until") is None:
+            yield Problem("S110", "needs times or until", "until: budgets goes on until they are met")
+
+    @classmethod
+    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
+        """What its passes need is asked of them."""
+        return False
+
+
 OPTIONS: dict[str, type[PassOptions]] = {
     "uniform": UniformOptions,
     "pagcp": PagcpOptions,
     "finetune": FinetuneOptions,
+    "repeat": RepeatOptions,
 }
-LATER_PASSES = ("catro", "cacp", "refit", "repeat")
+LATER_PASSES = ("catro", "cacp", "refit")

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, ValidationError, model_serializer
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from specs.diagnostics import Diagnostic, SpecError, nearest
 from specs.messages import findings, in_order, key_path
-from specs.model import DEVICE, NOT_YET, List, Model, Problem, Reference, relocated
-from specs.node import Node, kind, shown
-from specs.options import LATER_PASSES, OPTIONS, PassOptions
+from specs.model import DEVICE, List, Model, Problem, Reference
+from specs.node import KeyPath, Node, shown
+from specs.options import OPTIONS, PassSpec, pass_of
 from specs.sections import (
     Budgets,
     CalibrationSpec,
@@ -40,50 +40,21 @@ __all__ = [
 Exporter = Literal["python", "pt2", "onnx"]
 
 
-class PassSpec(Model):
-    """One step of the pipeline: `- name: {options}`, or `- name`."""
-
-    name: str
-    options: SerializeAsAny[PassOptions]
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {self.name: self.options.model_dump(mode="json")}
-
-
-def _pass(value: Any) -> Any:
-    """The pass of a YAML item. Errors lie below the pass's name, as they do in the file."""
-    if isinstance(value, PassSpec):
-        return value
-    if not isinstance(value, (str, Mapping)):
-        raise Problem("S105", f"must be a pass such as pagcp: {{...}}, got {kind(value)}").error
-    if isinstance(value, Mapping) and len(value) != 1:
-        hint = "put a dash before each pass, and indent its options below its name"
-        raise Problem("S105", f"must hold one pass, got {len(value)} keys", hint).error
-    name, options = (value, None) if isinstance(value, str) else next(iter(value.items()))
-    if name in LATER_PASSES:
-        raise Problem("S108", f": {name} {NOT_YET}", f"use {', '.join(OPTIONS)}").error
-    if name not in OPTIONS:
-        text = f"must be one of {', '.join(OPTIONS)}, got {shown(name)}"
-        raise Problem("S107", text, nearest(str(name), tuple(OPTIONS))).error
-    try:
-        return PassSpec(name=name, options=OPTIONS[name].model_validate({} if options is None else options))
-    except ValidationError as error:
-        raise relocated(error, () if isinstance(value, str) else (name,)) from None
-
-
-def _pass_options(given: Mapping[str, Any]) -> Iterable[tuple[int, str, Mapping[str, Any]]]:
-    """Index, name and options of the passes that are known, as they were written."""
+def _pass_options(given: Mapping[str, Any], at: KeyPath = ()) -> Iterable[tuple[KeyPath, str, Mapping[str, Any]]]:
+    """Place, name and options of the passes that are known, those in `repeat` too, as they were written."""
     passes = given.get("passes")
     for index, item in enumerate(passes if isinstance(passes, (list, tuple)) else ()):
+        place, name, options = (*at, "passes", index), item, {}
         if isinstance(item, PassSpec):
-            yield index, item.name, dict(item.options)
+            name, options = item.name, dict(item.options)
         elif isinstance(item, Mapping) and len(item) == 1:
             name, options = next(iter(item.items()))
-            if name in OPTIONS:
-                yield index, name, options if isinstance(options, Mapping) else {}
-        elif isinstance(item, str) and item in OPTIONS:
-            yield index, item, {}
+        if not isinstance(name, str) or name not in OPTIONS:
+            continue
+        options = options if isinstance(options, Mapping) else {}
+        yield place, name, options
+        if name == "repeat":
+            yield from _pass_options(options, (*place, name))
 
 
 class Spec(Model):
@@ -97,7 +68,7 @@ class Spec(Model):
     losses: Reference | None = Field(default=None, description="module:callable (output, target) -> {task: loss}")
     tasks: List[TaskSpec] = Field(default=(), description="what the network has to stay good at")
     budgets: Budgets = Field(default=Budgets(), description="what is kept at most")
-    passes: Annotated[List[Annotated[PassSpec, BeforeValidator(_pass)]], Field(min_length=1)] = Field(
+    passes: Annotated[List[Annotated[PassSpec, BeforeValidator(pass_of)]], Field(min_length=1)] = Field(
         description="the steps, in order"
     )
     export: List[Exporter] = Field(default=("python", "pt2", "onnx"), description="what is written besides the plan")
@@ -111,18 +82,18 @@ class Spec(Model):
         """Names that occur twice, and passes that lack what they need."""
         yield from _same_names(given)
         passes = list(_pass_options(given))
-        needing = [(index, name) for index, name, options in passes if OPTIONS[name].needs_tasks(options)]
-        for index, name in needing[:1]:
+        needing = [(place, name) for place, name, options in passes if OPTIONS[name].needs_tasks(options)]
+        for place, name in needing[:1]:
             lacking = " and ".join(key for key in ("tasks", "data") if not given.get(key))
             if lacking:
-                yield Problem("S113", f": {name} needs {lacking}", "it measures the tasks' losses", ("passes", index))
+                yield Problem("S113", f": {name} needs {lacking}", "it measures the tasks' losses", place)
             yield from _without_loss(given, name)
-        for index, name, options in passes:
+        for place, name, options in passes:
             if name == "uniform" and options.get("ratio") is None and not given.get("budgets"):
                 hint = "give ratio, or budgets that the smallest sufficient ratio is to meet"
-                yield Problem("S106", "is missing", hint, ("passes", index, name, "ratio"))
+                yield Problem("S106", "is missing", hint, (*place, name, "ratio"))
             if name == "pagcp":
-                yield from _of_pagcp(given, index, options)
+                yield from _of_pagcp(given, (*place, name), options)
 
     @property
     def path(self) -> Path | None:
@@ -155,9 +126,8 @@ class Spec(Model):
         return yaml_text(self.resolved())
 
 
-def _of_pagcp(given: Mapping[str, Any], index: int, options: Mapping[str, Any]) -> Iterable[Problem]:
+def _of_pagcp(given: Mapping[str, Any], place: KeyPath, options: Mapping[str, Any]) -> Iterable[Problem]:
     """What the search needs of the rest of the spec: budgets or a total, and the tasks that it names."""
-    place = ("passes", index, "pagcp")
     if options.get("total", "auto") == "auto" and options.get("stop") != "tolerance" and not given.get("budgets"):
         yield Problem("S106", "is missing", "give total, or budgets that are to be met", (*place, "total"))
     names, overrides = [task.get("name") for task in _tasks(given)], options.get("tolerances")

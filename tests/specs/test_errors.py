@@ -192,8 +192,19 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown pass": (
         MODEL + "passes: [pagpc: {tolerance: 0.1}]\n",
-        "face.yaml:3:10  error[S107]: passes[0] must be one of uniform, pagcp, finetune, got 'pagpc'\n"
+        "face.yaml:3:10  error[S107]: passes[0] must be one of uniform, pagcp, finetune, repeat, got 'pagpc'\n"
         "  hint: did you mean pagcp?",
+    ),
+    "repeat without an end": (
+        MODEL + "passes: [repeat: {passes: [uniform: {ratio: 0.5}]}]\n",
+        "face.yaml:3:10  error[S110]: passes[0].repeat needs times or until\n"
+        "  hint: until: budgets goes on until they are met",
+    ),
+    "mistakes in rounds": (
+        MODEL + "passes: [repeat: {times: 2, passes: [uniform: {ratio: 2}, pagcp: {total: 6}]}]\n",
+        "face.yaml:3:55  error[S104]: passes[0].repeat.passes[0].uniform.ratio must be below 1, got 2\n"
+        "face.yaml:3:59  error[S113]: passes[0].repeat.passes[1]: pagcp needs tasks and data\n"
+        "  hint: it measures the tasks' losses",
     ),
     "unknown criterion": (
         GOOD.replace("0.5", "0.5, criterion: tp_taylr"),
@@ -208,7 +219,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     "later pass": (
         MODEL + "passes: [catro: {pool: 3}]\n",
         "face.yaml:3:10  error[S108]: passes[0]: catro is not available in this version\n"
-        "  hint: use uniform, pagcp, finetune",
+        "  hint: use uniform, pagcp, finetune, repeat",
     ),
     "later option": (
         MODEL + TASKS + "passes: [finetune: {ema: 0.99}]\n",
@@ -427,7 +438,7 @@ def test_five_mistakes_are_reported_at_once(read: Read) -> None:
         "  hint: a guarantee is about a metric: metric: {name: MulticlassAccuracy, num_classes: 10}\n"
         "face.yaml:12:9  error[S104]: budgets.macs must be below 100%, got 140%\n"
         "  hint: budgets are upper bounds on what is kept; write 60% to keep 60%\n"
-        "face.yaml:14:5  error[S107]: passes[0] must be one of uniform, pagcp, finetune, got 'pagpc'\n"
+        "face.yaml:14:5  error[S107]: passes[0] must be one of uniform, pagcp, finetune, repeat, got 'pagpc'\n"
         "  hint: did you mean pagcp?"
     )
     shown = caught.value.render(excerpt=True)
