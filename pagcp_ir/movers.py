@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pagcp_ir.labels import Ref, compact, spread, tied_across, varying
+from pagcp_ir.reshapes import scrambles
 from pagcp_ir.site import Site, opaque, pinned
 from pagcp_ir.sizes import is_index, positions
 
@@ -27,6 +28,7 @@ __all__ = [
     "mover",
     "pad",
     "unbind",
+    "viewed",
 ]
 
 
@@ -38,6 +40,14 @@ def mover(site: Site) -> Any:
     except Exception:  # noqa: BLE001 - whatever an op has against integers, it is declined
         return opaque(site)
     return _checked(site, result)
+
+
+def viewed(site: Site) -> Any:
+    """view, reshape: a reshape that mixes channels with positions ties other channels at every image size."""
+    source, result = site.arg(0, "input"), mover(site)
+    if isinstance(source, Tensor) and isinstance(result, Tensor) and scrambles(site.node, source, result):
+        return pinned(site, f"`{site.labels.op}` mixes channels with positions of the image")
+    return result
 
 
 def _concrete(site: Site) -> Any:

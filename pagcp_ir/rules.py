@@ -132,7 +132,8 @@ _CALLS: Table = {
     "softmax log_softmax F.softmax F.log_softmax F.softmin cumsum cumprod": Op(pw.normalised_along(1)),
     "F.normalize": Op(pw.normalised_along(2, default=1)),
     "F.glu": Op(pw.glu, zero="all"),
-    "view reshape unflatten": Op(mv.mover, lit.output_sizes, zero="all"),
+    "view reshape": Op(mv.viewed, lit.output_sizes, zero="all"),
+    "unflatten": Op(mv.mover, lit.output_sizes, zero="all"),
     "expand broadcast_to": Op(mv.expanded, lit.output_sizes),
     "repeat": Op(mv.expanded, lit.repeats),
     "expand_as": Op(mv.expanded),
@@ -206,7 +207,7 @@ def _entry(node: fx.Node, module: nn.Module | None) -> Op:
     return FUNCTIONS.get(node.target, OPAQUE)
 
 
-_VIEWS = frozenset({mv.mover, mv.getitem, mv.select, mv.unbind, mv.rolled})
+_VIEWS = frozenset({mv.mover, mv.viewed, mv.getitem, mv.select, mv.unbind, mv.rolled})
 _ALIASES = frozenset({"contiguous", "to", "float", "double", "type", "type_as", "cpu", "detach", "requires_grad_"})
 
 

@@ -218,3 +218,20 @@ def test_windows_folded_into_the_batch_cost_what_they_cost() -> None:
     program = trace(Windows(), [TensorSpec((1, 3, 8, 8))])
     macs = {layer.name: layer.before.macs for layer in layer_costs(analyse(program), analyse(program).all)}
     assert macs == {"a": 64 * 3 * 6, "table": 16 * 2 * 6, "q": 64 * 6 * 12, "b": 64 * 9 * 12 * 2}
+
+
+def test_a_reshape_that_mixes_channels_with_positions_pins_them() -> None:
+    class Mixes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, _, h, w = x.shape
+            return self.b(self.a(x).flatten(2).transpose(1, 2).reshape(n, 8, h, w))
+
+    channels = analyse(trace(Mixes(), [TensorSpec((1, 3, 4, 4))]))
+    assert [(pin.reason, pin.units.size) for pin in channels.pins] == [
+        ("`reshape` mixes channels with positions of the image", 8),
+        ("graph output", 2),
+    ]
