@@ -56,4 +56,4 @@ def _copy(module: nn.Module, tensors: Mapping[int, Tensor], known: dict[int, nn.
 
 
 def _shallow(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (dict, OrderedDict, list, set) else value
+    return value.copy() if type(value) in (dict, OrderedDict, list, set) else value

@@ -51,9 +51,9 @@ def fold(module: fx.GraphModule) -> list[str]:
             made[path] = _replaced(module, f"_folded_{len(made)}", value, uses)
     if made:
         module.graph.eliminate_dead_code(effects(module))
-    for path, nodes in made.items():
-        _rename(module, path, nodes)
-    module.recompile()
+        for path, nodes in made.items():
+            _rename(module, path, nodes)
+        module.recompile()
     return [*folded, *dict.fromkeys(path.rpartition(".")[0] for path in made)]
 
 

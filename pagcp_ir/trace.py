@@ -5,7 +5,6 @@ A sub-module that torch.fx cannot follow becomes an opaque leaf; where it holds 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -123,7 +122,6 @@ def program_of(
             node.meta["value"] = getattr(module.get_submodule(path), last)
         elif node.op == "output":
             node.meta["value"] = fx.node.map_arg(node.args[0], lambda n: n.meta["value"])
-    module.recompile()
     notes = (f"weights that forward computed from parameters are folded: {', '.join(folded)}",) if folded else ()
     return Program(module, tuple(inputs), notes)
 
@@ -171,7 +169,7 @@ def _left_as_it_was(root: nn.Module) -> Iterator[Callable[[], None]]:
 
 def _shallow(state: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that does not see what is put into or taken out of its containers."""
-    return {k: copy.copy(v) if type(v) in (dict, list, set) else v for k, v in state.items()}
+    return {k: v.copy() if type(v) in (dict, list, set) else v for k, v in state.items()}
 
 
 def _require_same(root: nn.Module, example: Sequence[Tensor], got: Any) -> None:
