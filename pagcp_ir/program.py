@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -62,6 +63,10 @@ class Program:
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name, a tensor that is shared under its first name only."""
+        return self._tensors
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, Tensor]:
         found: dict[str, Tensor] = dict(self.module.named_parameters())
         found.update(dict(self.module.named_buffers()))
         return found
