@@ -1,4 +1,4 @@
-"""`make zoo`: every network of bench/zoo/names.py in a process of its own, then the results and the page.
+"""`make zoo`: every network of bench/zoo/names.py in processes of its own, then the results and the page.
 
 `--only PATTERN` takes the names that match (fnmatch, or a part of the name), `--fresh` measures what is cached again,
 `--jobs N` runs N at a time. Rows are cached by name under what the measurement depends on: this code, not the commit.
@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -28,8 +27,7 @@ from bench.zoo.results import RATIO, record, summary
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "out" / "zoo"
 Row = dict[str, Any]
-SECONDS, HEAVY_SECONDS = 300, 900
-GIGABYTES, HEAVY_GIGABYTES = 9.0, 20.0
+SECONDS, PEER_SECONDS, GIGABYTES = 300, 60, 9.0
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -61,7 +59,7 @@ def write_results(rows: Sequence[Row], given: argparse.Namespace) -> None:
         "versions": {name: version(name) for name in LIBRARIES},
         "cores": os.cpu_count(),
         "ratio": RATIO,
-        "limits": {"seconds": given.seconds, "gigabytes": GIGABYTES},
+        "limits": {"seconds": given.seconds, "peer_seconds": PEER_SECONDS, "gigabytes": GIGABYTES},
         "summary": summary(records),
         "rows": records,
     }
@@ -98,6 +96,7 @@ class _Runner:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.lock = given, Lock()
         self.places = Semaphore(given.jobs)
+        self.idle: list[_Worker] = []
         self.key = code_key()
         CACHE.mkdir(parents=True, exist_ok=True)
 
@@ -105,9 +104,7 @@ class _Runner:
         cached = self._cached(entry)
         if cached is not None:
             return cached
-        began = time.perf_counter()
         row = self._measured(entry)
-        row["total_seconds"] = round(time.perf_counter() - began, 1)
         row["key"] = self.key
         _path(entry.name).write_text(json.dumps(row), encoding="utf-8")
         with self.lock:
@@ -122,22 +119,47 @@ class _Runner:
         return row if self.given.stale or row.get("key") == self.key else None
 
     def _measured(self, entry: Entry) -> Row:
-        seconds = HEAVY_SECONDS if entry.heavy else self.given.seconds
-        gigabytes = HEAVY_GIGABYTES if entry.heavy else GIGABYTES
-        command = [sys.executable, "-m", "bench.zoo.one", entry.name]
-        command += ["--seconds", str(seconds), "--gigabytes", str(gigabytes)]
-        command += ["--no-check"] * self.given.no_check + ["--no-peer"] * self.given.no_peer
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with _all_places(self.places, self.given.jobs if entry.heavy else 1):
-            done = subprocess.run(
-                command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=False
-            )
-        lines = [text for text in done.stdout.splitlines() if text.startswith("{")]
-        if lines:
-            found: Row = json.loads(lines[-1])
-            return found
-        told = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return {"name": entry.name, "library": entry.library, "family": entry.family, "build_error": told[:500]}
+            worker = self.idle.pop() if self.idle else _Worker(self.given)
+            row = worker.row(entry)
+            if row is not None:
+                self.idle.append(worker)
+                return row
+        return {
+            "name": entry.name,
+            "library": entry.library,
+            "family": entry.family,
+            "build_error": "its process ended",
+        }
+
+
+class _Worker:
+    """A process that has imported the libraries and makes rows, one after the other."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        command = [sys.executable, "-m", "bench.zoo.one", "-", "--seconds", str(given.seconds)]
+        command += ["--peer-seconds", str(PEER_SECONDS), "--gigabytes", str(GIGABYTES)]
+        command += ["--no-check"] * given.no_check + ["--no-peer"] * given.no_peer
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | threads, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def row(self, entry: Entry) -> Row | None:
+        """The measured row, None when the process ended."""
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            self.process.stdin.write(entry.name + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        for text in self.process.stdout:
+            if text.startswith('{"name"'):
+                found: Row = json.loads(text)
+                return found
+        return None
 
 
 class _all_places:
@@ -188,7 +210,7 @@ def line(row: Row) -> str:
     return (
         f"{row['name']:44s} {status:14s} conv {_number(ours.get('prunable_conv'))} all {_number(ours.get('prunable'))} "
         f"kept {_number(ours.get('flops_kept'))} {spent:6.2f} s {ours.get('peak_mb', 0):5d} MB | "
-        f"peer {theirs:14s} kept {_number(peer.get('flops_kept'))} {other:6.2f} s | {row['total_seconds']:.0f} s"
+        f"peer {theirs:14s} kept {_number(peer.get('flops_kept'))} {other:6.2f} s | {row.get('total_seconds', 0):.0f} s"
     )
 
 

@@ -5,6 +5,8 @@ The image size is the smallest at which the network is not degenerate: some reso
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from torch import nn
 from bench.zoo import names
 from bench.zoo.cifar import cifar_resnet
 
-__all__ = ["ENTRIES", "Entry", "build"]
+__all__ = ["ENTRIES", "Entry", "build", "import_libraries"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,17 @@ def _entries() -> list[Entry]:
 
 def build(entry: Entry) -> nn.Module:
     """The network with random weights, in eval mode. Its library is imported here."""
-    _stub_operators()
+    import_libraries()
     return _BUILDERS[entry.library](entry.model, entry.size).eval()
+
+
+def import_libraries() -> None:
+    """Import all libraries that are there, before anything is measured."""
+    _stub_operators()
+    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())
+    for name in _MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _stub_operators() -> None:
@@ -70,6 +81,7 @@ def _stub_operators() -> None:
     _KEPT.append(library)
 
 
+_MODULES = ("torchvision", "timm", "segmentation_models_pytorch", "pytorchcv.model_provider", "ultralytics.nn.tasks")
 _KEPT: list[torch.library.Library] = []
 
 
@@ -109,7 +121,6 @@ def _pytorchcv(model: str, size: int) -> nn.Module:
 
 
 def _ultralytics(model: str, size: int) -> nn.Module:
-    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())
     from ultralytics.nn import tasks
 
     kinds = {"seg": "SegmentationModel", "pose": "PoseModel", "cls": "ClassificationModel"}

@@ -62,7 +62,7 @@ def coverage(results: Row) -> str:
         count=len(rows),
         ratio=results["ratio"],
         peer=versions["torch-pruning"],
-        limit=results["limits"]["seconds"],
+        limit=results["limits"]["peer_seconds"],
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         cores=results["cores"],
     )

@@ -62,7 +62,7 @@ def forked(task: Callable[[Row], None], seconds: int, gigabytes: float) -> Row:
         _run_child(task, write, seconds, gigabytes)
     os.close(write)
     with os.fdopen(read, "r", encoding="utf-8") as pipe:
-        lines = pipe.read().splitlines()
+        lines = pipe.read().split("\n")[:-1]  # what follows the last newline is cut off
     _, status = os.waitpid(child, 0)
     row: Row = json.loads(lines[-1]) if lines else {}
     if status != 0:

@@ -131,7 +131,7 @@ def test_the_page_has_counts_ratios_and_a_row_per_network(measured: dict):
         "versions": {"torch": "2", "torch-pruning": "1"},
         "cores": 2,
         "ratio": 0.5,
-        "limits": {"seconds": 9},
+        "limits": {"peer_seconds": 9},
         "summary": summary(rows),
         "rows": rows,
     }
