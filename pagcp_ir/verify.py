@@ -123,7 +123,7 @@ def _outputs(
     module: fx.GraphModule, program: Program, dtype: torch.dtype, batch: int, size: Size | None = None
 ) -> list[Tensor]:
     """The floating point outputs of a copy in that precision."""
-    made = copy_with(module, _converted(module, dtype))
+    made = in_precision(module, dtype)
     with torch.no_grad():
         return _floats(made(*_inputs(program, dtype, batch, size)))
 
@@ -145,6 +145,22 @@ def _tensors(outputs: Any) -> list[Tensor]:
         elif is_dataclass(leaf) and not isinstance(leaf, type):
             found += _tensors([getattr(leaf, field.name) for field in fields(leaf)])
     return found
+
+
+def in_precision(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+    """A copy whose tensors are of that precision. In double precision what it casts to single is cast to double."""
+    made = copy_with(module, _converted(module, dtype))
+    if dtype is torch.float64:
+        for node in made.graph.nodes:
+            if node.op == "call_method" and node.target == "float":
+                node.target = "double"
+            node.args, node.kwargs = pytree.tree_map(_widened, (node.args, node.kwargs))
+        made.recompile()
+    return made
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
 
 
 def _converted(module: fx.GraphModule, dtype: torch.dtype) -> dict[int, Tensor]:
@@ -179,7 +195,7 @@ class _Double:
     def __init__(self, program: Program, channels: ChannelGraph, keep: Keep, dtype: torch.dtype) -> None:
         self.program, self.channels, self.keep, self.dtype = program, channels, keep, dtype
         module = masked(program, channels, keep)
-        self.interpreter = Reference(copy_with(module, _converted(module, dtype)), channels, keep)
+        self.interpreter = Reference(in_precision(module, dtype), channels, keep)
 
     @property
     def statistics(self) -> bool:

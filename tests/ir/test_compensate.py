@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -291,8 +293,9 @@ def test_the_check_sees_a_wrong_bias_and_any_other_change():
     assert verify_compensated(*arguments, case.emitted).status == "wrong"
     assert verify_compensated(*arguments, case.emitted).reason == "the compensation of `head` is not its mean"
     case = Case(residual())
-    case.emitted.module.get_submodule("b").weight = nn.Parameter(case.emitted.tensors()["b.weight"] * 1.01)
-    found = verify_compensated(case.program, case.folds, case.average, case.keep, case.cut, case.emitted)
+    emitted = replace(case.emitted, module=case.emitted.copy())
+    emitted.module.get_submodule("b").weight = nn.Parameter(case.emitted.tensors()["b.weight"] * 1.01)
+    found = verify_compensated(case.program, case.folds, case.average, case.keep, case.cut, emitted)
     assert (found.status, found.reason) == ("wrong", "compensation changed another tensor")
 
 

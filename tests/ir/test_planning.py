@@ -188,3 +188,20 @@ def test_a_layer_norm_keeps_two_channels() -> None:
     assert legal(channels, keep)
     keep[channels.group("a").units[1]] = False
     assert not legal(channels, keep)
+
+
+def test_a_network_that_casts_to_float_is_compared_in_double() -> None:
+    class Casts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x.float()).to(torch.float32)
+            return self.b(y * torch.softmax(y.mean((2, 3), keepdim=True), 2, dtype=torch.float32))
+
+    program = trace(Casts(), [TensorSpec((1, 3, 8, 8))])
+    channels = analyse(program)
+    keep = cut(channels, 1, 2)
+    result = verify(program, channels, keep, materialise(program, channels, keep))
+    assert (result.status, result.tolerance) == ("exact", 1e-9)
