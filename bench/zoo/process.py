@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -56,6 +57,8 @@ def forked(task: Callable[[Row], None], seconds: int, gigabytes: float) -> Row:
     What it had written before is there: the row is sent whenever `row["_send"]()` is called, and at the end.
     """
     read, write = os.pipe()
+    gc.collect()
+    gc.freeze()  # what is there already is not walked, and so not copied, in the child
     child = os.fork()
     if child == 0:
         os.close(read)
