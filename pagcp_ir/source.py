@@ -55,7 +55,7 @@ def portable(path: str) -> str:
     """The path below the import root that holds it, else its last component."""
     for root in _roots(tuple(sys.path), os.getcwd()):
         if path.startswith(root + os.sep):
-            return os.path.relpath(path, root).replace(os.sep, "/")
+            return path.removeprefix(root + os.sep).replace(os.sep, "/")
     return os.path.basename(path)
 
 

@@ -194,6 +194,7 @@ class _ShapeTracer(fx.Tracer):
         self._autowrap_function_ids.update(map(id, _FACTORIES))
         self.specs, self.leaves, self.mode = tuple(inputs), leaves, fake_mode()
         self.pending: list[fx.Node] = []
+        self.names: dict[int, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
@@ -212,10 +213,24 @@ class _ShapeTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         if kind == "get_attr":  # also made for tensors that forward creates
-            path, _, name = str(target).rpartition(".")
-            with _maybe_revert_all_patches():
-                node.meta["value"], node.meta["where"] = getattr(self.root.get_submodule(path), name), user_line()
+            node.meta["value"], node.meta["where"] = self._stored(str(target)), user_line()
         return node
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A parameter or buffer of the model as a node. torch.fx looks through all of them every time."""
+        name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def _stored(self, target: str) -> Any:
+        """A tensor of a module. Looked up by hand: torch.fx patches getattr meanwhile, and undoing that takes long."""
+        module, (*path, name) = self.root, target.split(".")
+        for step in path:
+            module = module._modules[step]  # type: ignore[assignment]
+        return next(t[name] for t in (module._parameters, module._buffers, vars(module)) if name in t)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -243,6 +258,8 @@ class _ShapeTracer(fx.Tracer):
             raise _SubmoduleFailed(path, _reason(error)) from error
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        tensors = (*root.named_buffers(), *root.named_parameters())
+        self.names = {id(tensor): name for name, tensor in tensors}
         try:
             graph = super().trace(root, concrete_args)
             for node in graph.nodes:  # else the code of the graph would enter the function in torch.fx's table
