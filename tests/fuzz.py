@@ -96,6 +96,8 @@ def fuzz(graphs: int, first: int) -> int:
                 failures.append(failure)
                 print(failure, flush=True)
             print(f"{min(done * CHUNK, graphs)} of {graphs} graphs, {len(failures)} chunks failed", file=sys.stderr)
+        pool.close()
+        pool.join()
     print(coverage.table())
     never = coverage.never_passed() if graphs >= ENOUGH else []
     if never:

@@ -113,6 +113,18 @@ def after_no_zero(n: Net) -> None:
     n.push(run, x, x)
 
 
+def quotient(n: Net) -> None:
+    """A product over channels of a quotient: zero over zero says nothing, so that none may be cut."""
+    x, c = n.map(small=True), n.width()
+    one, two, out = n.add(nn.Conv2d(x.c, c, 1)), n.add(nn.Conv2d(x.c, c, 1)), n.add(nn.Conv2d(1, x.c, 1))
+
+    def run(t: Tensor) -> Tensor:
+        y = n.seen(two(t))
+        return t + torch.tanh(out(torch.einsum("bchw,bchw->bhw", one(t) / y, y).unsqueeze(1)))
+
+    n.push(run, x, x)
+
+
 def gram(n: Net) -> None:
     """Attention between channels: they meet one another in the outer product."""
     x = n.map()
@@ -205,6 +217,7 @@ ATTENTION: dict[str, Kind] = {
     "non-local block": non_local,
     "einsum": einsum,
     "product after an op of no zero": after_no_zero,
+    "product of a quotient": quotient,
     "products of channels": gram,
     "linear attention": linear_attention,
     "MLP of a sequence": sequence_mlp,

@@ -20,7 +20,7 @@ KEPT_WHOLE = frozenset(
         *("unbind over channels", "roll over channels", "conv1d along the channels", "MultiheadAttention"),
         *("LayerNorm by hand", "LocalResponseNorm", "softmax over channels", "reduction over channels"),
         *("mask of statistics", "LSTM and GRU", "products of channels", "product after an op of no zero"),
-        "linear attention",
+        *("linear attention", "product of a quotient"),
     }
 )
 """Kinds through which no channel has to go; all others are cut through in some networks."""

@@ -202,7 +202,7 @@ def reduced_channels(n: Net) -> None:
 def in_place(n: Net) -> None:
     """Writes into a value that a convolution has just made, also through views of it."""
     x = n.map(multiple=2)
-    layer, relu = n.add(nn.Conv2d(x.c, x.c, 3, padding=1)), n.add(nn.ELU(inplace=True))
+    layer, relu, offset = n.add(nn.Conv2d(x.c, x.c, 3, padding=1)), n.add(nn.ELU(inplace=True)), n.below(2)
 
     def add_twice(t: Tensor) -> Tensor:
         y = layer(t)
@@ -229,14 +229,14 @@ def in_place(n: Net) -> None:
 
     def steps_of_it(t: Tensor) -> Tensor:
         y = layer(t)
-        y[:, 1::2].mul_(2)
-        y[:, ::2] += 1
+        y[:, offset::2].mul_(2)
         return y
 
     def items_of_it(t: Tensor) -> Tensor:
         y = layer(t)
         y[:, : x.c // 2] = t[:, : x.c // 2]
         y[..., 0] = 0.5
+        y[:, offset::2] += 1
         return y
 
     n.push(

@@ -76,7 +76,7 @@ def pixel_unshuffle(n: Net) -> None:
 
 def channel_shuffle(n: Net) -> None:
     groups = n.of(2, 3, 4)
-    x, layer = n.map(multiple=groups), n.add(nn.ChannelShuffle(groups))
+    x = n.map(multiple=groups)
 
     def by_views(t: Tensor) -> Tensor:
         b, c, h, w = t.size()
@@ -86,7 +86,13 @@ def channel_shuffle(n: Net) -> None:
         y = t.reshape(-1, groups, x.c // groups, *t.shape[-2:])
         return torch.swapaxes(y, 1, 2).reshape(-1, x.c, *t.shape[-2:])
 
-    n.push(n.of(by_views, by_views, static, layer), x, x)
+    n.push(n.of(by_views, static), x, x)
+
+
+def channel_shuffle_module(n: Net) -> None:
+    groups = n.of(2, 3)
+    x, layer = n.map(multiple=2 * groups), n.add(nn.ChannelShuffle(groups))
+    n.push(n.of(lambda t: layer(t), lambda t: torch.channel_shuffle(t, groups)), x, x)
 
 
 def axes(n: Net) -> None:
@@ -176,6 +182,7 @@ SHAPES: dict[str, Kind] = {
     "pixel shuffle": pixel_shuffle,
     "pixel unshuffle": pixel_unshuffle,
     "channel shuffle": channel_shuffle,
+    "ChannelShuffle": channel_shuffle_module,
     "axes moved": axes,
     "option A": option_a,
     "pad channels with a value": pad_value,
