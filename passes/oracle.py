@@ -3,6 +3,7 @@
 Losses are per-sample means in float64, in eval mode, on the network really cut: slicing is exact for every op. A last
 short batch is merged into the one before: batch 1 takes other kernels. Who asks for samples gets them batch by batch,
 from the calibration set in a seeded random order, remembered, so that asking for more costs only what is more.
+Activations of prefixes that do not change are used again (prefix.py), which changes no bit.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pagcp_ir.channels import ChannelGraph, Keep
+from pagcp_ir.cost import layer_costs
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.data import Batch
+from passes.prefix import Prefixes
 from passes.samples import each_sample, merged, separable, shuffled
 from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses, weighted
@@ -34,6 +37,8 @@ Finish = Callable[[Program, Keep], Program]
 Look = Callable[[Sequence[Task], Sequence[Batch]], _T]
 """Goes through the calibration set once for all of its tasks."""
 _Key = tuple[bytes, "Finish | None"]
+_Run = Callable[[int, Batch], Any]
+"""What a cut program makes of the batch of that number."""
 HELD = 4
 """Cut programs that are held until all of their batches are done."""
 
@@ -110,6 +115,9 @@ class Oracle(Protocol):
     def once(self, what: str, program: Program, look: Look[_T]) -> _T:
         """What `look` finds, which must depend on the program alone; remembered under `what` for the last program."""
 
+    def reuse(self, megabytes: int) -> None:
+        """Use so much memory from here on for activations that are used again, and forget those that are held."""
+
 
 class RealOracle:
     """Cuts the program, runs every batch, remembers the answer for as long as the program stays the same."""
@@ -124,7 +132,9 @@ class RealOracle:
         self._singly = True
         self._program: Program | None = None
         self._known: dict[_Key, _Answer] = {}
-        self._cut: dict[_Key, Program] = {}
+        self._runs: dict[_Key, _Run] = {}
+        self._megabytes = 0
+        self._prefixes: Prefixes | None = None
         self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
 
@@ -152,7 +162,7 @@ class RealOracle:
         if not self._shuffled:
             self._batches, self._shuffled = shuffled(self._batches), True
             self._singly = separable(program, self._tasks, self._batches[0])
-            self._known, self._cut = {}, {}
+            self._forget()
         answer = self._asked(program, channels, keep, batches, finish)
         total = self._samples if self._singly else len(self._batches)
         return Samples({name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}, total)
@@ -176,12 +186,21 @@ class RealOracle:
         found: _T = known[1]
         return found
 
+    def reuse(self, megabytes: int) -> None:
+        """See Oracle."""
+        self._megabytes, self._prefixes, self._runs = megabytes, None, {}
+
+    def _forget(self) -> None:
+        """Forget the answers: they are those of another program, or of other batches."""
+        self._known, self._runs, self._prefixes = {}, {}, None
+
     def _asked(
         self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None
     ) -> _Answer:
         """The answer for that keep-set, gone on with until so many batches are done."""
         if self._program is not program:
-            self._program, self._known, self._cut = program, {}, {}
+            self._program = program
+            self._forget()
         key = (keep.tobytes(), finish)
         if key not in self._known:
             names = [task.name for task in self._tasks]
@@ -189,24 +208,34 @@ class RealOracle:
         answer = self._known[key]
         if answer.done >= batches:
             return answer
-        if key not in self._cut:
+        if key not in self._runs:
             cut = materialise(program, channels, keep)
-            while len(self._cut) >= HELD:
-                del self._cut[next(iter(self._cut))]
-            self._cut[key] = cut if finish is None else finish(cut, keep)
-        self._go_on(answer, self._cut[key], batches)
+            while len(self._runs) >= HELD:
+                del self._runs[next(iter(self._runs))]
+            self._runs[key] = self._run(program, channels, cut if finish is None else finish(cut, keep))
+        self._go_on(answer, self._runs[key], batches)
         if answer.done == len(self._batches):
-            del self._cut[key]
+            del self._runs[key]
         return answer
 
-    def _go_on(self, answer: _Answer, program: Program, batches: int) -> None:
+    def _run(self, program: Program, channels: ChannelGraph, cut: Program) -> _Run:
+        """How to run `cut`, which was made of `program`."""
+        if not self._megabytes:
+            return lambda number, batch: cut.module(*batch.inputs)
+        if self._prefixes is None:
+            rows = zip(channels.layers, layer_costs(channels, channels.all), strict=True)
+            work = {layer.node: row.before.macs for layer, row in rows}
+            self._prefixes = Prefixes(program, self._megabytes, self._samples, work)
+        return self._prefixes.run(cut)
+
+    def _go_on(self, answer: _Answer, run: _Run, batches: int) -> None:
         began, first, images = time.perf_counter(), answer.done == 0, 0
         with borrowed_rng(0), torch.inference_mode():
             for number in range(answer.done, batches):
                 batch = self._batches[number]
                 if self._shuffled:  # the same draws whether or not the batches before were run just now
                     torch.manual_seed(number)
-                for name, values in self._values(program.module(*batch.inputs), batch).items():
+                for name, values in self._values(run(number, batch), batch).items():
                     answer.add(name, values, number, batch.size, keep=self._shuffled)
                 images += batch.size
                 answer.done += 1
