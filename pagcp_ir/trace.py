@@ -63,7 +63,7 @@ def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
 def _by_fx(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Program, Mapping[str, str]]:
     """The program, and the sub-modules that are kept whole with the reasons."""
     example = example_inputs(inputs, TRACE_BATCH)
-    with _seeded():
+    with _seeded(), _without_proxies(root):
         found = symbolic(root, inputs, example)
     leaves = found.leaves
     _require_same(root, example, found.outputs)
@@ -165,6 +165,20 @@ def _left_as_it_was(root: nn.Module) -> Iterator[Callable[[], None]]:
         yield restore
     finally:
         restore()
+
+
+@contextmanager
+def _without_proxies(root: nn.Module) -> Iterator[None]:
+    """Take back what forward wrote to its modules where it is a proxy: the model could not run with it."""
+    before = [(vars(module), dict(vars(module))) for module in root.modules()]
+    try:
+        yield
+    finally:
+        for now, then in before:
+            for name, value in list(now.items()):
+                if value is not then.get(name) and any(isinstance(v, fx.Proxy) for v in pytree.tree_leaves(value)):
+                    del now[name]
+                    now.update({name: then[name]} if name in then else {})
 
 
 def _shallow(state: Mapping[str, Any]) -> dict[str, Any]:

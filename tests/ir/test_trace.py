@@ -259,3 +259,26 @@ def test_functions_wrapped_as_leaves_are_traced_time_and_again() -> None:
     same(Wrapped(), first)
     assert "_wrapped_halves" not in first.text()
     assert first.text() == second.text()
+
+
+class Remembers(nn.Module):
+    """Keeps a grid of the last image size, as the heads of detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.grid = nn.Conv2d(3, 8, 1), torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        h, w = y.shape[2:]
+        if self.grid.shape[2:] != y.shape[2:]:
+            axes = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+            self.grid = torch.stack(axes).view(1, 2, h, w).float()
+        return y[:, :2] + self.grid
+
+
+def test_what_forward_keeps_is_given_back() -> None:
+    model = Remembers()
+    program = trace(model, [IMAGE])
+    assert torch.equal(model.grid, torch.zeros(1))
+    same(model, program)
