@@ -155,8 +155,8 @@ def made(site: Site) -> Any:
 
 
 def attribute(site: Site) -> Any:
-    """`x.T`, `x.mT` move values; other attributes of a tensor are not known."""
-    return mover(site) if site.args[1] in ("T", "mT") else opaque(site)
+    """`x.T`, `x.mT` move values, `x.data` is the same; other attributes of a tensor are not known."""
+    return mover(site) if site.args[1] in ("T", "mT", "data") else opaque(site)
 
 
 def _pin_selected(site: Site, value: Tensor, items: tuple[Any, ...], result: Tensor) -> None:

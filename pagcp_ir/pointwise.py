@@ -97,6 +97,14 @@ def resized(site: Site) -> Any:
     return without_copies(x).expand(shape)
 
 
+def sampled(site: Site) -> Any:
+    """F.grid_sample: every channel is sampled at the places of the grid, which are no channels."""
+    x, grid = site.as_labels(site.arg(0, "input")), site.as_labels(site.arg(1, "grid"))
+    site.labels.pin(grid, f"the grid of `{site.labels.op}`")
+    vector = site.labels.along(x, 1, f"`{site.labels.op}` works along another axis than the channels")
+    return spread(vector, 1, site.shape)
+
+
 def _dims(site: Site, index: int, ndim: int) -> tuple[int, ...]:
     dims = site.arg(index, "dim", site.kwargs.get("axis"))
     if dims is None:

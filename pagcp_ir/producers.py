@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pagcp_ir.labels import RawLayer, Ref, spread
 from pagcp_ir.site import Rule, Site, opaque, pinned
 
-__all__ = ["batch_norm", "conv", "functional_conv", "functional_linear", "linear", "per_channel", "prelu"]
+__all__ = ["batch_norm", "conv", "embedding", "functional_conv", "functional_linear", "linear", "per_channel", "prelu"]
 
 
 def conv(site: Site) -> Any:
@@ -113,6 +113,16 @@ def _linear(site: Site, x: Tensor, weight: Ref, bias: Ref | None) -> Tensor:
         site.labels.tie(site.labels.axis(bias, 0, "along"), outputs)
     _layer(site, weight, bias, site.per_sample(math.prod(x.shape[:-1])), inputs, outputs)
     return spread(outputs, x.ndim - 1, site.shape)
+
+
+def embedding(site: Site) -> Any:
+    """nn.Embedding: its columns are channels; which row is read depends on the data."""
+    weight = site.own("weight")
+    assert isinstance(site.module, nn.Embedding)
+    assert weight is not None
+    if site.module.max_norm is not None:
+        return opaque(site)  # forward writes to the table
+    return spread(site.labels.axis(weight, 1, "out"), len(site.shape) - 1, site.shape)
 
 
 def _layer(

@@ -110,6 +110,8 @@ def set_attributes(module: nn.Module, depthwise: bool) -> None:
         known = module.weight if module.weight is not None else module.running_mean
         if known is not None:
             module.num_features = known.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
 

@@ -76,6 +76,7 @@ _MODULES: Table = {
     "LayerNorm": Op(nm.layer_norm, lit.layer_norm_module, zero="all", statistics=True),
     "GroupNorm": Op(nm.group_norm, lit.group_norm_module, zero="all", statistics=True),
     "LocalResponseNorm": Op(nm.local_response_norm),
+    "Embedding": Op(pr.embedding, zero="always"),
     "PReLU": Op(pr.prelu, zero="all"),
     "Identity Dropout Dropout1d Dropout2d Dropout3d ReLU ReLU6 LeakyReLU RReLU ELU CELU SELU GELU SiLU Mish Tanh "
     "Tanhshrink Hardswish Softsign Softshrink Hardshrink": Op(pw.unary, zero="all"),
@@ -127,6 +128,7 @@ _CALLS: Table = {
     "F.max_pool1d F.max_pool2d F.max_pool3d F.avg_pool1d F.avg_pool2d F.avg_pool3d F.adaptive_avg_pool1d "
     "F.adaptive_avg_pool2d F.adaptive_avg_pool3d F.lp_pool2d F.adaptive_max_pool1d F.adaptive_max_pool2d "
     "F.interpolate F.upsample": Op(pw.resized, zero="all"),
+    "F.grid_sample": Op(pw.sampled, zero="all"),
     "norm": Op(pw.norm_along),
     "mean sum amax amin prod std var logsumexp max min argmax argmin all any median": Op(pw.reduced_along),
     "softmax log_softmax F.softmax F.log_softmax F.softmin cumsum cumprod": Op(pw.normalised_along(1)),

@@ -88,6 +88,15 @@ CASES: dict[str, tuple[Hard, int]] = {
         Hard(lambda m, x, y: m.h(F.conv2d(y, m.t.repeat(y.shape[1], 1, 1, 1), groups=y.shape[1])), t=table(1, 1, 3, 3)),
         12,
     ),
+    "sampled at a grid": (
+        Hard(lambda m, x, y: m.h(F.grid_sample(y, torch.tanh(x[:, :2].permute(0, 2, 3, 1)), align_corners=False))),
+        12,
+    ),
+    "plus an embedding": (
+        Hard(lambda m, x, y: m.h(y + m.e((x[:, 0, 0, 0] > 0).long())[:, :, None, None]), e=nn.Embedding(2, 12)),
+        12,
+    ),
+    "sizes of data": (Hard(lambda m, x, y: m.h(y.data.view(y.data.size(0), 12, 8, 8))), 12),
     "view with the rest computed": (
         Hard(
             lambda m, x, y: m.n(y.view(y.shape[0], 4, y.shape[1] // 4 * y.shape[2] * y.shape[3])).mean(2),

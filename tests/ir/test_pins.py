@@ -184,6 +184,10 @@ CASES: dict[str, tuple[Between, str]] = {
         Between(lambda m, a, x: F.conv2d(a, m.k.weight * x.mean()), k=nn.Conv2d(4, 4, 1)),
         "4/4 the weight of `conv2d` is computed",
     ),
+    "channels that are the grid of a sampling": (
+        Between(lambda m, a, x: F.grid_sample(x, torch.tanh(m.g(a).permute(0, 2, 3, 1))), g=nn.Conv2d(4, 2, 1)),
+        "g: 2/2 the grid of `grid_sample`",
+    ),
     "a resize of the channels": (
         Between(lambda m, a, x: F.interpolate(a.transpose(1, 3), scale_factor=2.0).transpose(1, 3)),
         "4/4 `interpolate` works along the channels",
