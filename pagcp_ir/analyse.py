@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from pagcp_ir.channels import Binding, ChannelGraph, Group, Keep, Layer, Pin, TensorInfo, Units, ValueAxis, layer_of
 from pagcp_ir.effects import writes_in_place
-from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, spread, through, varying
+from pagcp_ir.labels import Labels, RawLayer, RawPin, Ref, compact, spread, through, varying
 from pagcp_ir.program import Program
 from pagcp_ir.protect import pin_protected
 from pagcp_ir.rules import ADDS, DIVIDES, KEPT_WHOLE, MADE, OPAQUE, WRITES_THROUGH, Op, op_of, shared_memory
@@ -223,11 +223,12 @@ def _graph(program: Program, labels: Labels, values: Mapping[str, Tensor], roots
         raw = vector.numpy().astype(np.int64)
         return np.where(raw >= 0, roots[np.maximum(raw, 0)] if roots.size else raw, always)
 
-    axes = {n: found for n, v in values.items() if (found := _value_axis(v, roots, always)) is not None}
+    pinned = torch.from_numpy(_flags(always + 1, [roots[pin.labels] for pin in labels.pins]))
+    axes = {n: found for n, v in values.items() if (found := _value_axis(v, roots, always, pinned)) is not None}
     bindings = [
         Binding(name, dim, units(vector), labels.roles[name, dim]) for (name, dim), vector in labels.axes.items()
     ]
-    bindings += _whole_bindings(labels, roots, always, {(b.tensor, b.dim) for b in bindings})
+    bindings += _whole_bindings(labels, roots, always, pinned, {(b.tensor, b.dim) for b in bindings})
     layers = tuple(
         Layer(
             r.name,
@@ -266,23 +267,30 @@ def _flags(count: int, found: Sequence[Units]) -> Keep:
     return flags
 
 
-def _value_axis(value: Tensor, roots: NDArray[np.int64], always: int) -> ValueAxis | None:
+def _value_axis(value: Tensor, roots: NDArray[np.int64], always: int, pinned: Tensor) -> ValueAxis | None:
     classes = through(value, roots)
     axes = varying(classes) or varying(value)  # one unit may hold a whole axis
     if not axes:
         return None
-    vector = classes[tuple(slice(None) if d == axes[0] else 0 for d in range(value.ndim))]
+    axis = axes[0] if len(axes) == 1 else _free_axis(classes, axes, pinned)
+    vector = classes[tuple(slice(None) if d == axis else 0 for d in range(value.ndim))]
     raw = vector.numpy().astype(np.int64)
-    return ValueAxis(axes[0], np.where(raw >= 0, raw, always))
+    return ValueAxis(axis, np.where(raw >= 0, raw, always))
+
+
+def _free_axis(classes: Tensor, axes: Sequence[int], pinned: Tensor) -> int:
+    """What was pinned because it met what is fixed still differs from it, on any axis: free channels vary on one."""
+    free = (classes >= 0) & ~pinned[classes.clamp(min=0)]
+    return (varying(compact(torch.where(free, classes, -1))) or axes)[0]
 
 
 def _whole_bindings(
-    labels: Labels, roots: NDArray[np.int64], always: int, known: set[tuple[str, int]]
+    labels: Labels, roots: NDArray[np.int64], always: int, pinned: Tensor, known: set[tuple[str, int]]
 ) -> list[Binding]:
     """Tensors that were moved about before use: after settling they vary along one axis at most."""
     found = []
     for name, value in labels.whole.items():
-        axis = _value_axis(value, roots, always)
+        axis = _value_axis(value, roots, always, pinned)
         if axis is not None and (name, axis.axis) not in known:
             found.append(Binding(name, axis.axis, axis.units, "along"))
     return found

@@ -16,10 +16,10 @@ def flatten_linear(n: Net) -> None:
     how = n.of(
         lambda t: t.flatten(1),
         flat,
-        lambda t: t.view(t.shape[0], -1),
+        lambda t: t.contiguous().view(t.shape[0], -1),
         lambda t: t.reshape(t.size(0), x.c * x.h * x.w),
         lambda t: torch.flatten(t.permute(0, 2, 3, 1), 1),
-        lambda t: t.view(-1, x.c * x.area),
+        lambda t: t.contiguous().view(-1, x.c * x.area),
     )
     n.push(lambda t: layer(n.seen(how(t))), x, Live("vec", layer.out_features))
 
