@@ -181,7 +181,7 @@ def prelu(site: Site) -> Any:
 
 
 def functional_batch_norm(site: Site) -> Any:
-    """F.batch_norm(x, running_mean, running_var, weight, bias) on bare tensors, with running statistics."""
+    """F.batch_norm and F.instance_norm(x, running_mean, running_var, weight, bias) on bare tensors."""
     names = ("running_mean", "running_var", "weight", "bias")
     tensors = [site.arg(i, name, None) for i, name in enumerate(names, 1)]
     if not all(isinstance(t, (Ref, type(None))) for t in tensors):

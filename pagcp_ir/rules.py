@@ -103,7 +103,7 @@ _CALLS: Table = {
         pr.functional_conv(True), lit.conv_groups, zero="always"
     ),
     "F.linear": Op(pr.functional_linear, zero="always"),
-    "F.batch_norm": Op(pr.functional_batch_norm, zero="all"),
+    "F.batch_norm F.instance_norm": Op(pr.functional_batch_norm, zero="all"),
     "F.layer_norm": Op(nm.functional_layer_norm, lit.normalized_shape, zero="all", statistics=True),
     "F.group_norm": Op(nm.functional_group_norm, lit.norm_groups, is_value=True, zero="all", statistics=True),
     "F.local_response_norm": Op(nm.local_response_norm),

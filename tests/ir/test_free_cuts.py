@@ -96,6 +96,7 @@ CASES: dict[str, tuple[Hard, int]] = {
         Hard(lambda m, x, y: m.h(y + m.e((x[:, 0, 0, 0] > 0).long())[:, :, None, None]), e=nn.Embedding(2, 12)),
         12,
     ),
+    "functional instance norm": (Hard(lambda m, x, y: m.h(F.instance_norm(y) * y.mean((2, 3), keepdim=True))), 12),
     "sizes of data": (Hard(lambda m, x, y: m.h(y.data.view(y.data.size(0), 12, 8, 8))), 12),
     "view with the rest computed": (
         Hard(
