@@ -30,7 +30,7 @@ def marginal(space: Space, options: PagcpOptions, appraiser: Appraiser | None = 
     appraiser = appraiser or FullAppraiser(space)
     base = finite_base(space)
     tolerance = {task: options.tolerances.get(task, options.tolerance) for task in base}
-    walk = Walk(space, options, appraiser, Yardstick(base, tolerance), space.start, base)
+    walk = Walk(space, options, appraiser, Yardstick(options.bounded(base), tolerance), space.start, base)
     for group in space.groups:
         walk.push(group, -math.inf)
     while walk.queue and not walk.done():

@@ -22,6 +22,7 @@ from passes.certified import certified
 from passes.compensate import compensator
 from passes.criteria import scores
 from passes.marginal import marginal
+from passes.memorised import warn_memorised
 from passes.oracle import Samples
 from passes.published import published
 from passes.racing import RacingRule, Sampled
@@ -48,7 +49,13 @@ class Pagcp:
         """Search from `state` on; ratios are over the original widths."""
         oracle, began = ctx.need_oracle(self.name), time.perf_counter()
         before = oracle.usage
-        outcome = search(NetworkSpace(state, ctx, self.options), self.options)
+        oracle.reuse(self.options.cache_mb)
+        space = NetworkSpace(state, ctx, self.options)
+        if self.options.confidence is not None:
+            space.samples(space.start, 1)  # from here on batches come in a random order
+        warn_memorised(space.losses(space.start), state.program, ctx)
+        outcome = search(space, self.options)
+        oracle.reuse(0)
         refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
         plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
         record = replace(
@@ -66,8 +73,7 @@ def search(space: Sampled, options: PagcpOptions) -> Outcome:
     n = len(space.groups)
     racing = None
     if options.confidence is not None:
-        space.samples(space.start, 1)  # from here on batches come in a random order
-        racing = RacingRule(space, options.confidence, n * len(options.grid))
+        racing = RacingRule(space, options.confidence, n * len(options.grid), floors=options.floors(space.weights))
     if options.search == "marginal":
         return marginal(space, options, None if racing is None else RacingAppraiser(space, racing.alpha))
 

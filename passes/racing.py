@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -99,12 +99,14 @@ class RacingRule:
     """A `Rule` that races. All rulings together are wrong with probability 1 - confidence at most.
 
     `decisions`: how many there can be in one search; the k-th search has the k-th share of the probability.
+    `floors`: by task, what its base is at least.
     """
 
     space: Sampled
     confidence: float
     decisions: int
     searches: int = 0
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def alpha(self) -> float:
@@ -122,13 +124,12 @@ class RacingRule:
         whole = batches == self.space.batches
         if whole:
             base = {task: self.space.losses(at)[task] for task, at in turn.base.keeps.items()}
-            return rule(self.space, turn.over(base), keep)
+            return rule(self.space, turn.over({t: max(b, self.floors.get(t, b)) for t, b in base.items()}), keep)
         settled, refused, close = True, False, True
         for task, base_loss in turn.base.losses.items():
             new, old = seen[""].values[task], seen[task].values[task]
             allowed = turn.tolerance * turn.scale[task]
-            # rise <= 1 + allowed is L - B - allowed |B| <= 0
-            found = interval(new - old - math.copysign(allowed, base_loss) * old, seen[""].total, self.alpha)
+            found = self._excess(task, new, old, math.copysign(allowed, base_loss), seen[""].total)
             if not math.isfinite(found.mean):
                 return self._ruling(turn, seen, accepted=False)
             settled &= found.high <= 0
@@ -138,10 +139,21 @@ class RacingRule:
             return self._ruling(turn, seen, accepted=settled)
         return None
 
+    def _excess(self, task: str, new: Values, old: Values, allowed: float, total: int) -> Interval:
+        """Of L - (1 + allowed) B, which is at most 0 where the rise is allowed; B is the old loss, or its floor."""
+        if task not in self.floors:
+            return interval(new - old - allowed * old, total, self.alpha)
+        # over the larger of two bases: the smaller of two excesses
+        over_old = interval(new - old - allowed * old, total, self.alpha / 2)
+        over_floor = interval(new - (1 + allowed) * self.floors[task], total, self.alpha / 2)
+        return Interval(min(over_old.mean, over_floor.mean), max(over_old.radius, over_floor.radius))
+
     def _ruling(self, turn: Turn, seen: Mapping[str, Samples], *, accepted: bool) -> Ruling:
-        """The ruling with losses estimated from the base's and the paired differences."""
+        """The ruling with losses estimated from the base's and the paired differences, where there is no floor."""
         losses = {
-            task: loss + float((seen[""].values[task] - seen[task].values[task]).mean())
+            task: float((seen[""].values[task] - seen[task].values[task]).mean()) + loss
+            if task not in self.floors
+            else float(seen[""].values[task].mean())
             for task, loss in turn.base.losses.items()
         }
         task, rose = worst_rise(losses, turn.base.losses, turn.scale)

@@ -170,7 +170,7 @@ def rejection(turn: Turn, ratio: float, ruling: Ruling) -> str:
 def in_turn(name: str, space: Space, options: PagcpOptions, factor: float, find: Callable[[Turn], Finding]) -> Outcome:
     """Give every group its turn. PassError P404 when the loss before any cut is not finite."""
     losses = finite_base(space)
-    base = Base(losses, dict.fromkeys(losses, space.start))
+    base = Base(options.bounded(losses), dict.fromkeys(losses, space.start))
     scale = scales(tuple(losses), options.tolerance, options.tolerances)
     share = int(options.top * len(space.groups))
     share = share if options.quirks else max(1, share)  # a share that keeps nothing is never meant
@@ -254,7 +254,7 @@ def _settled(
     space: Space, options: PagcpOptions, factor: float, scale: Mapping[str, float], steps: Sequence[Step]
 ) -> tuple[Keep, dict[str, Step], tuple[str, ...]]:
     """The steps without the last ones, until on all samples no task exceeds the product of its tolerances."""
-    left, undone, base = list(steps), list[str](), space.losses(space.start)
+    left, undone, base = list(steps), list[str](), options.bounded(space.losses(space.start))
     while left:
         keep = left[-1].keep
         allowed = {

@@ -142,6 +142,16 @@ def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
     return ratios
 
 
+def _floor(value: Any) -> Any:
+    """A number, numbers by task, or nothing: said here, as a choice of types would say it once for each."""
+    for number in value.values() if isinstance(value, Mapping) else () if value is None else (value,):
+        if not _number(number):
+            raise Problem("S105", f"must be a number, or numbers by task, got {shown(number)}").error
+        if number <= 0:
+            raise Problem("S104", f"must be above 0, got {shown(number)}").error
+    return value
+
+
 class PagcpOptions(SelectorOptions):
     """Group by group, as deep as every task tolerates (arXiv 2303.11923)."""
 
@@ -150,6 +160,12 @@ class PagcpOptions(SelectorOptions):
     )
     tolerances: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
         default_factory=dict, description="by task: its tolerance, where it is not `tolerance`"
+    )
+    floor: Annotated[
+        Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] | None, BeforeValidator(_floor)
+    ] = Field(
+        default=None,
+        description="rises are measured over no less than this loss: one number, or by task",
     )
     total: Annotated[float, Field(gt=1, le=1e6)] | Literal["auto"] = Field(
         default="auto",
@@ -191,6 +207,12 @@ class PagcpOptions(SelectorOptions):
         lt=1,
         description="evaluations stop once this sure, 0.999; what is accepted is measured again on all samples",
     )
+    cache_mb: int = Field(
+        default=256,
+        ge=0,
+        le=1_000_000,
+        description="MiB of memory for activations before the layers that a candidate changes; 0 keeps none",
+    )
     stop: Literal["budget", "tolerance"] = Field(
         default="budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
     )
@@ -199,6 +221,17 @@ class PagcpOptions(SelectorOptions):
     def deepest(self) -> float:
         """The last of the grid."""
         return self.grid[-1]
+
+    def bounded(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Losses that rises are measured over: none below its floor."""
+        floors = self.floors(losses)
+        return {task: max(loss, floors.get(task, loss)) for task, loss in losses.items()}
+
+    def floors(self, tasks: Iterable[str]) -> dict[str, float]:
+        """By task, for those that have one: its floor."""
+        if isinstance(self.floor, dict):
+            return dict(self.floor)
+        return {} if self.floor is None else dict.fromkeys(tasks, self.floor)
 
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
@@ -221,8 +254,9 @@ class PagcpOptions(SelectorOptions):
             if given.get(key, off) != off and search not in searches:
                 text = f"is an option of search: {' and '.join(searches)}, not of {shown(search)}"
                 yield Problem("S110", text, "leave it out", (key,))
-        if given.get("quirks") is True and given.get("tolerances"):
-            yield Problem("S110", "cannot be given together with quirks", "keep one of them", ("tolerances",))
+        for key in ("tolerances", "floor"):
+            if given.get("quirks") is True and given.get(key):
+                yield Problem("S110", "cannot be given together with quirks", "keep one of them", (key,))
         if given.get("confidence") is not None and given.get("top", 1.0) != 1.0:
             yield Problem("S110", "cannot be given together with confidence", "keep one of them", ("top",))
 

@@ -130,11 +130,13 @@ def _of_pagcp(given: Mapping[str, Any], place: KeyPath, options: Mapping[str, An
     """What the search needs of the rest of the spec: budgets or a total, and the tasks that it names."""
     if options.get("total", "auto") == "auto" and options.get("stop") != "tolerance" and not given.get("budgets"):
         yield Problem("S106", "is missing", "give total, or budgets that are to be met", (*place, "total"))
-    names, overrides = [task.get("name") for task in _tasks(given)], options.get("tolerances")
-    for task in overrides if isinstance(overrides, Mapping) and names else ():
-        if task not in names:
-            hint = nearest(str(task), [str(name) for name in names])
-            yield Problem("S107", f"names no task: {shown(task)}", hint, (*place, "tolerances", task))
+    names = [task.get("name") for task in _tasks(given)]
+    for key in ("tolerances", "floor"):
+        overrides = options.get(key)
+        for task in overrides if isinstance(overrides, Mapping) and names else ():
+            if task not in names:
+                hint = nearest(str(task), [str(name) for name in names])
+                yield Problem("S107", f"names no task: {shown(task)}", hint, (*place, key, task))
 
 
 def _same_names(given: Mapping[str, Any]) -> Iterable[Problem]:

@@ -10,9 +10,12 @@ from torch.nn import functional
 from pagcp_ir.analyse import analyse
 from pagcp_ir.program import TensorSpec
 from pagcp_ir.trace import trace
+from passes.base import run_passes
 from passes.data import Batch
 from passes.oracle import RealOracle
+from passes.pagcp import Pagcp
 from passes.tasks import Task
+from specs.options import PagcpOptions
 
 
 class Chain(nn.Module):
@@ -198,6 +201,15 @@ def test_a_small_memory_holds_a_part():
     found, hits = answers(Chain, megabytes)
     assert found == answers(Chain, 0)[0]
     assert 0 < hits < answers(Chain, 64)[1]
+
+
+def test_a_search_finds_the_same_with_and_without(case):
+    def found(megabytes):
+        options = PagcpOptions(cache_mb=megabytes, tolerance=0.3, total=1.8, grid=(0.25, 0.5, 0.75))
+        after = run_passes([Pagcp(options)], case.state, case.ctx)
+        return [replace(d, seconds=0.0) for d in after.decisions], after.searches[0].path
+
+    assert found(0) == found(64)
 
 
 def test_what_is_done_to_a_cut_network_counts():

@@ -247,6 +247,23 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:5:61  error[S110]: passes[0].pagcp.tolerances cannot be given together with quirks\n"
         "  hint: keep one of them",
     ),
+    "quirks with a floor": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, quirks: true, search: published, floor: 0.1}]\n",
+        "face.yaml:5:61  error[S110]: passes[0].pagcp.floor cannot be given together with quirks\n"
+        "  hint: keep one of them",
+    ),
+    "floor of no task": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, floor: {agee: 0.1}}]\n",
+        "face.yaml:5:42  error[S107]: passes[0].pagcp.floor.agee names no task: 'agee'\n  hint: did you mean age?",
+    ),
+    "floor of zero": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, floor: 0}]\n",
+        "face.yaml:5:35  error[S104]: passes[0].pagcp.floor must be above 0, got 0",
+    ),
+    "floor of a word": (
+        MODEL + TASKS + "passes: [pagcp: {total: 6, floor: {age: low}}]\n",
+        "face.yaml:5:35  error[S105]: passes[0].pagcp.floor must be a number, or numbers by task, got 'low'",
+    ),
     "tolerance of no task": (
         MODEL + TASKS + "passes: [pagcp: {total: 6, tolerances: {agee: 0.1}}]\n",
         "face.yaml:5:47  error[S107]: passes[0].pagcp.tolerances.agee names no task: 'agee'\n  hint: did you mean age?",

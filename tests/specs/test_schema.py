@@ -86,7 +86,8 @@ UNDECIDABLE = {
     "confidence with a share", "criterion without tasks", "factory and program", "grid descends",
     "grid of one step", "guarantee without metric", "key of an argument", "missing inputs", "no factory",
     "no guarantee", "no loss", "no weights", "options of another search", "pass without data", "pass without tasks",
-    "quirks with tolerances", "ratio above max_ratio", "repeat without an end", "same name", "tolerance of no task",
+    "quirks with tolerances", "quirks with a floor", "floor of no task",
+    "ratio above max_ratio", "repeat without an end", "same name", "tolerance of no task",
     "total auto without an end", "total auto without budgets", "total too small", "two guarantees",
     "uniform without aim", "wrong side",
 }  # fmt: skip
