@@ -33,7 +33,7 @@ def live_progress(stream: TextIO | None = None) -> Iterator[_Progress]:
 
 
 class _Lines:
-    """Plain lines: passes, the outcome of each group, epochs, warnings."""
+    """Plain lines: passes, the outcome of each group's turn, epochs, warnings. A price is no outcome."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -41,6 +41,8 @@ class _Lines:
 
     def __call__(self, kind: str, fields: Mapping[str, Any], /) -> None:
         if kind == "evaluation":
+            if fields.get("verdict") == "priced":
+                return
             if self._last and self._last.get("group") != fields.get("group"):
                 self._group()
             self._last = dict(fields)
