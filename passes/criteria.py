@@ -1,7 +1,7 @@
 """Criteria: which units of a group matter least. `scores` is the door; CRITERIA the table.
 
 l1, l2: ALGORITHMS.md 1.1 (PAGCP): the filter norm for a single layer, the sum over layers of the mean |W_j| for a
-coupled group. A unit at several positions of a tensor adds them up. task_taylor asks every task (task_taylor.py).
+coupled group, as if all its units were made by as many layers. task_taylor asks every task (task_taylor.py).
 Names with tp_ are torch-pruning's own.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pagcp_ir.channels import ChannelGraph, Group, Units
@@ -62,11 +63,13 @@ def _norm(power: int) -> Criterion:
             (only,) = made
             norms = _filters(tensors[only.tensor], only.dim).norm(power, dim=1)
             return _per_unit(group.units, only.units, norms)
-        total = np.zeros(len(group.units))
+        total, count = np.zeros(len(group.units)), np.zeros(len(group.units))
         for binding in made:
             means = _filters(tensors[binding.tensor], binding.dim).abs().mean(dim=1)
             total += _per_unit(group.units, binding.units, means)
-        return total
+            count += _per_unit(group.units, binding.units, torch.ones_like(means))
+        # where they are joined by a concatenation, units that more layers make are not worth more for that alone
+        return total * count.max(initial=1) / np.maximum(count, 1)
 
     return criterion
 

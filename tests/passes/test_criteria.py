@@ -210,3 +210,26 @@ def test_unknown_names_and_weights_that_are_not_finite_are_refused():
     with pytest.raises(PassError) as caught:
         given("l1", program, channels)
     assert str(caught.value) == "error[P405]: l1 gives group 'c' a score that is not finite"
+
+
+def test_a_unit_that_more_layers_make_is_not_worth_more_for_that() -> None:
+    class Uneven(nn.Module):
+        """[a, b] + [c]: c makes every unit a second time; d adds to those of b only."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.d = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.c, self.h = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.h(torch.cat([self.a(x), self.b(x) + self.d(x)], 1) + self.c(x))
+
+    model = Uneven()
+    for layer in (model.a, model.b, model.c, model.d):
+        nn.init.ones_(layer.weight)
+    program = trace(model, [TensorSpec((1, 3, 8, 8))])
+    channels = analyse(program)
+    (group,) = [g for g in channels.groups if "c" in g.producers]
+    found = scores("l1", program, channels, [group], None)[group.name]  # type: ignore[arg-type]
+    assert found is not None
+    assert len(set(found.tolist())) == 1
