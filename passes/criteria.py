@@ -69,7 +69,8 @@ def _norm(power: int) -> Criterion:
             total += _per_unit(group.units, binding.units, means)
             count += _per_unit(group.units, binding.units, torch.ones_like(means))
         # where they are joined by a concatenation, units that more layers make are not worth more for that alone
-        return total * count.max(initial=1) / np.maximum(count, 1)
+        alike: Scores = total * count.max(initial=1) / np.maximum(count, 1)
+        return alike
 
     return criterion
 
