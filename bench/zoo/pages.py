@@ -82,7 +82,8 @@ def _summary(told: Row) -> Iterator[str]:
     silent = told["silent"]
     yield f"- Nothing cut although channels are free: {', '.join(silent) if silent else 'none'}."
     yield _ratio("MACs kept, ours to theirs, where theirs is equal to its masked original", told["macs_kept_ratio"])
-    yield _ratio("Seconds, ours to theirs", told["seconds_ratio"])
+    yield _ratio("Seconds of analysis, selection and rewriting, ours to all of theirs", told["rewriting_ratio"])
+    yield _ratio("Seconds with tracing, ours to all of theirs", told["seconds_ratio"])
 
 
 def _ratio(title: str, found: Row) -> str:

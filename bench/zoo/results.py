@@ -19,6 +19,7 @@ RATIO = 0.5
 LEAST_PRUNABLE = 0.2
 DECLINED = ("TraceError", "GraphError", "PassError")
 PIPELINE = ("trace", "analyse", "select", "rewrite")
+REWRITING = ("analyse", "select", "rewrite")
 
 
 def record(row: Row) -> Row:
@@ -102,6 +103,7 @@ def summary(records: Sequence[Row]) -> Row:
         "silent": [r["name"] for r in records if r.get("silent")],
         "macs_kept_ratio": _ratios(cut_by_both, lambda r: r["macs_kept"] / r["peer"]["macs_kept"]),
         "seconds_ratio": _ratios(timed, lambda r: r["compile_seconds"] / r["peer"]["seconds"]),
+        "rewriting_ratio": _ratios(timed, lambda r: sum(r["seconds"][p] for p in REWRITING) / r["peer"]["seconds"]),
     }
 
 
