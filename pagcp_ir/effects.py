@@ -22,7 +22,7 @@ def writes_in_place(node: fx.Node, module: Any = None) -> bool:
     """Whether the call changes its first argument; `module`: what a call_module node calls."""
     if node.op == "call_module":
         return bool(getattr(module, "inplace", False))
-    if node.kwargs.get("inplace") is True or "out" in node.kwargs or node.target in _OPERATORS:
+    if node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None or node.target in _OPERATORS:
         return True
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
     return (name.endswith("_") and not name.startswith("__")) or name == "__setitem__"

@@ -97,6 +97,7 @@ CASES: dict[str, tuple[Hard, int]] = {
         12,
     ),
     "functional instance norm": (Hard(lambda m, x, y: m.h(F.instance_norm(y) * y.mean((2, 3), keepdim=True))), 12),
+    "normalised view": (Hard(lambda m, x, y: m.h(F.normalize(y.flatten(2), dim=-1).view(y.shape))), 12),
     "sizes of data": (Hard(lambda m, x, y: m.h(y.data.view(y.data.size(0), 12, 8, 8))), 12),
     "view with the rest computed": (
         Hard(
