@@ -1,4 +1,4 @@
-"""Kinds with weights: convolutions, normalisations, shared modules, functional calls, recurrent layers."""
+"""Kinds with weights: convolutions, normalisations, functional calls, recurrent layers."""
 
 from __future__ import annotations
 
@@ -73,30 +73,6 @@ def conv3d(n: Net) -> None:
         return deep(n.seen(t.view(b, c // 2, 2, h, w)))[:, :, 0]
 
     n.push(run, x, x.sized(c=width))
-
-
-def shared(n: Net) -> None:
-    """One module called twice: on its own result, or on two values."""
-    x = n.map()
-    layer, act = n.add(nn.Conv2d(x.c, x.c, 3, padding=1)), n.act()
-    if n.below(2):
-        n.push(lambda t: layer(act(layer(t))), x, x)
-        return
-    y = n.like(x)
-    norm = n.add(nn.BatchNorm2d(x.c))
-    n.push(lambda a, b: torch.cat([norm(layer(a)), act(norm(layer(b)))], 1), (x, y), x.sized(c=2 * x.c))
-
-
-def two_names(n: Net) -> None:
-    """One module under two names, or one weight in two modules."""
-    x = n.map()
-    one = n.add(nn.Conv2d(x.c, x.c, 3, padding=1))
-    if n.below(2):
-        two = n.add(one)
-    else:
-        two = n.add(nn.Conv2d(x.c, x.c, 3, padding=1))
-        two.weight = one.weight
-    n.push(lambda t: two(F.leaky_relu(one(t))), x, x)
 
 
 def functional_conv(n: Net) -> None:
@@ -250,28 +226,6 @@ def recurrent(n: Net) -> None:
     n.push(lambda t: layer(t)[0], x, x.sized(c=12 if layer.bidirectional else 6))
 
 
-class Block(nn.Module):
-    """A residual block of its own; `odd` branches on data: it cannot be traced and is kept whole."""
-
-    def __init__(self, c: int, odd: bool) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(c, 2 * c, 1), nn.BatchNorm2d(2 * c), nn.SiLU(), nn.Conv2d(2 * c, c, 1))
-        self.layers = nn.ModuleDict({"last": nn.Conv2d(c, c, 3, padding=1)})
-        self.odd = odd
-
-    def forward(self, x: Tensor, scale: float = 1.0, *, shortcut: bool = True) -> Tensor:
-        if self.odd and float(x.detach().abs().sum()) < 0:
-            return x
-        y = self.layers["last"](self.body(x))
-        return x + scale * y if shortcut else y
-
-
-def block(n: Net) -> None:
-    x = n.map()
-    made = n.add(Block(x.c, odd=n.below(8) == 0))
-    n.push(n.of(lambda t: made(t), lambda t: made(t, 0.5), lambda t: made(t, shortcut=False)), x, x)
-
-
 LAYERS: dict[str, Kind] = {
     "conv": conv,
     "grouped conv": grouped,
@@ -279,8 +233,6 @@ LAYERS: dict[str, Kind] = {
     "transposed conv": transposed,
     "conv1d": conv1d,
     "conv3d": conv3d,
-    "shared module": shared,
-    "module under two names": two_names,
     "functional conv": functional_conv,
     "functional linear": functional_linear,
     "functional batch_norm": functional_batch_norm,
@@ -295,7 +247,6 @@ LAYERS: dict[str, Kind] = {
     "GLU": glu,
     "channels last": channels_last,
     "MLP": mlp,
-    "block of its own": block,
     "weight_norm and spectral_norm": reparametrised,
     "LSTM and GRU": recurrent,
 }

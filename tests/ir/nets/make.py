@@ -13,8 +13,9 @@ from tests.ir.nets.net import Kind, Net, Recipe
 from tests.ir.nets.outputs import finish
 from tests.ir.nets.pointwise import POINTWISE
 from tests.ir.nets.shapes import SHAPES
+from tests.ir.nets.sharing import SHARING
 
-KINDS: dict[str, Kind] = {**MOVES, **SHAPES, **LAYERS, **POINTWISE, **ATTENTION}
+KINDS: dict[str, Kind] = {**MOVES, **SHAPES, **LAYERS, **SHARING, **POINTWISE, **ATTENTION}
 KEPT_WHOLE = frozenset(
     {
         *("unbind over channels", "roll over channels", "conv1d along the channels", "MultiheadAttention"),

@@ -1,10 +1,10 @@
-"""Kinds that work position by position: ties, broadcasts, masks, reductions, sizes as values, in-place writes."""
+"""Kinds that work position by position: ties, broadcasts, masks, reductions, sizes as values."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from tests.ir.nets.net import Kind, Net
 
@@ -199,58 +199,6 @@ def reduced_channels(n: Net) -> None:
     n.push(lambda t: t - how(t), x, x)
 
 
-def in_place(n: Net) -> None:
-    """Writes into a value that a convolution has just made, also through views of it."""
-    x = n.map(multiple=2)
-    layer, relu, offset = n.add(nn.Conv2d(x.c, x.c, 3, padding=1)), n.add(nn.ELU(inplace=True)), n.below(2)
-
-    def add_twice(t: Tensor) -> Tensor:
-        y = layer(t)
-        y += t
-        y *= 0.5
-        return y
-
-    def view_of_it(t: Tensor) -> Tensor:
-        y = layer(t)
-        z = y.view(t.shape[0], -1, *t.shape[2:])
-        y.add_(1)
-        return torch.cat([y, z], 1)[:, : x.c]
-
-    def slice_of_it(t: Tensor) -> Tensor:
-        y = layer(t)
-        half = y[:, : x.c // 2]
-        half.mul_(2)
-        return y
-
-    def chunk_of_it(t: Tensor) -> Tensor:
-        a, b = layer(t).chunk(2, 1)
-        a.sigmoid_()
-        return torch.cat([a, b], 1)
-
-    def steps_of_it(t: Tensor) -> Tensor:
-        y = layer(t)
-        y[:, offset::2].mul_(2)
-        return y
-
-    def items_of_it(t: Tensor) -> Tensor:
-        y = layer(t)
-        y[:, : x.c // 2] = t[:, : x.c // 2]
-        y[..., 0] = 0.5
-        y[:, offset::2] += 1
-        return y
-
-    n.push(
-        n.of(
-            *(add_twice, view_of_it, slice_of_it, chunk_of_it, steps_of_it, items_of_it),
-            *(lambda t: relu(layer(t)), lambda t: F.leaky_relu(layer(t), 0.1, inplace=True)),
-            *(lambda t: layer(t).tanh_(), lambda t: layer(t).clone().mul_(2), lambda t: layer(t).clamp_(-1, 1)),
-            lambda t: layer(t).sub_(t).div_(2),
-        ),
-        x,
-        x,
-    )
-
-
 def pool(n: Net) -> None:
     x = n.map(even=True)
     made = n.of(nn.MaxPool2d(2), nn.AvgPool2d(2), nn.LPPool2d(2, 2))
@@ -303,7 +251,6 @@ POINTWISE: dict[str, Kind] = {
     "softmax over channels": softmax_channels,
     "reduction over space": reduced_space,
     "reduction over channels": reduced_channels,
-    "in place": in_place,
     "pool": pool,
     "resize": resize,
     "unary": unary,
