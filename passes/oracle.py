@@ -24,7 +24,7 @@ from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.data import Batch
 from passes.prefix import Prefixes
-from passes.samples import each_sample, merged, separable, shuffled
+from passes.samples import EachSample, merged, separable, shuffled
 from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses, weighted
 from specs.diagnostics import DataError
@@ -129,7 +129,7 @@ class RealOracle:
         if not self._samples:
             raise DataError.one("D705", "the calibration split is empty")
         self._shuffled = False
-        self._singly = True
+        self._each: EachSample | None = None
         self._program: Program | None = None
         self._known: dict[_Key, _Answer] = {}
         self._runs: dict[_Key, _Run] = {}
@@ -161,10 +161,10 @@ class RealOracle:
         """See Oracle. The calibration set is shuffled when this is asked for the first time."""
         if not self._shuffled:
             self._batches, self._shuffled = shuffled(self._batches), True
-            self._singly = separable(program, self._tasks, self._batches[0])
+            self._each = separable(program, self._tasks, self._batches[0])
             self._forget()
         answer = self._asked(program, channels, keep, batches, finish)
-        total = self._samples if self._singly else len(self._batches)
+        total = self._samples if self._each is not None else len(self._batches)
         return Samples({name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}, total)
 
     def unfit(self, keep: Keep, finish: Finish | None = None) -> Mapping[str, int]:
@@ -243,8 +243,8 @@ class RealOracle:
 
     def _values(self, output: Any, batch: Batch) -> dict[str, NDArray[np.float64]]:
         """Each task's losses of the batch's samples where they were asked for and can be told apart, or its mean."""
-        if self._shuffled and self._singly:
-            return each_sample(self._tasks, output, batch)
+        if self._each is not None:
+            return self._each(self._tasks, output, batch)
         losses = task_losses(self._tasks, output, batch.target)
         return {name: np.array([float(loss)]) for name, loss in losses.items()}
 

@@ -6,7 +6,7 @@ where outputs and targets are not tensors with the batch first, samples cannot b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,10 @@ from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses
 from specs.diagnostics import DataError
 
-__all__ = ["each_sample", "merged", "separable", "shuffled"]
+__all__ = ["EachSample", "merged", "separable", "shuffled"]
+
+EachSample = Callable[[Sequence[Task], Any, Batch], dict[str, NDArray[np.float64]]]
+"""By task: the losses of a batch's samples, float64 [size], from the network's output."""
 
 SEED = 0
 CLOSE = 1e-4
@@ -46,25 +49,45 @@ def shuffled(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     return tuple(_taken(whole, part) for part in torch.split(order, [b.size for b in batches]))
 
 
-def separable(program: Program, tasks: Sequence[Task], batch: Batch) -> bool:
-    """Whether the batch's losses are the means of its samples' losses, found out on the program as it is."""
+def separable(program: Program, tasks: Sequence[Task], batch: Batch) -> EachSample | None:
+    """How to tell samples' losses apart; None where a batch's loss is not their mean, found out on the program."""
     with borrowed_rng(SEED), torch.inference_mode():
         output = program.module(*batch.inputs)
         if not _batched((output, batch.target), batch.size):
-            return False
+            return None
         wholes = task_losses(tasks, output, batch.target)
         try:
-            singles = each_sample(tasks, output, batch)
+            singles = _one_by_one(tasks, output, batch)
         except DataError:  # a loss that does not take a batch of one
-            return False
-    return all(
-        abs(float(singles[name].mean()) - float(whole)) <= CLOSE * max(abs(float(whole)), 1e-6)
-        for name, whole in wholes.items()
-    )
+            return None
+        at_once = _at_once_or_none(tasks, output, batch)
+    for name, whole in wholes.items():
+        if not abs(float(singles[name].mean()) - float(whole)) <= CLOSE * max(abs(float(whole)), 1e-6):
+            return None
+    if at_once is None:
+        return _one_by_one
+    same = [np.allclose(at_once[t], single, CLOSE, CLOSE * np.abs(single).mean()) for t, single in singles.items()]
+    return _at_once if all(same) else _one_by_one
 
 
-def each_sample(tasks: Sequence[Task], output: Any, batch: Batch) -> dict[str, NDArray[np.float64]]:
-    """By task: the losses of the samples, float64 [size]."""
+def _at_once(tasks: Sequence[Task], output: Any, batch: Batch) -> dict[str, NDArray[np.float64]]:
+    """All samples in one call, each as a batch of one."""
+
+    def losses(one: Any, target: Any) -> dict[str, Tensor]:
+        return task_losses(tasks, *pytree.tree_map(lambda leaf: leaf.unsqueeze(0), (one, target)))
+
+    return {name: loss.double().cpu().numpy() for name, loss in torch.vmap(losses)(output, batch.target).items()}
+
+
+def _at_once_or_none(tasks: Sequence[Task], output: Any, batch: Batch) -> dict[str, NDArray[np.float64]] | None:
+    try:
+        return _at_once(tasks, output, batch)
+    except (DataError, RuntimeError, ValueError):  # a loss that looks at its values, or draws random numbers
+        return None
+
+
+def _one_by_one(tasks: Sequence[Task], output: Any, batch: Batch) -> dict[str, NDArray[np.float64]]:
+    """Sample by sample."""
     found = {task.name: np.empty(batch.size) for task in tasks}
     leaves, form = pytree.tree_flatten((output, batch.target))
     parts = [leaf.unsqueeze(1).unbind() for leaf in leaves]

@@ -187,6 +187,25 @@ def test_a_loss_that_is_no_mean_of_its_samples_is_taken_by_the_batch(case):
     assert (samples.values["label"].shape, samples.total) == ((2,), 2)
 
 
+@pytest.mark.parametrize("looks", [False, True])
+def test_samples_are_told_apart_at_once_where_the_loss_allows_it(case, looks):
+    calls = []
+
+    def loss(output, target):
+        calls.append(len(output))
+        value = functional.mse_loss(output, target)
+        return value * 1.0 if looks and value.item() > -1 else value
+
+    state, batches = case.state, case.ctx.data["calibration"].cached()
+    oracle = RealOracle([Task("map", "map", "map", loss=loss)], batches)
+    oracle.samples(state.program, state.channels, state.channels.all, 1)
+    del calls[:]
+    found = oracle.samples(state.program, state.channels, half(case), 2).values["map"]
+    assert len(calls) == (40 if looks else 2)
+    expected = case.ctx.oracle.samples(state.program, state.channels, half(case), 2).values["map"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_last_short_batch_is_merged_into_the_one_before(case):
     (batch,) = [b for b in case.ctx.data["calibration"].cached() if b.size == 24]
     parts = [
