@@ -10,7 +10,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ from bench.zoo.process import forked
 
 RESULTS = Path(__file__).parents[1] / "results"
 COSTS = ("seconds", "cpu_seconds", "evaluations", "images", "peak_mb")
-DEFAULTS = {"digits": (200, 64, 5, 1.5), "resnet20": (5000, 250, 19, 15.0)}
+DEFAULTS = {"digits": (200, 64, 5, 1.5), "resnet20": (5000, 250, 19, 15.0), "resnet56": (1000, 250, 19, 15.0)}
 """By case: images, batch size, steps of the grid, total."""
 
 
 def main() -> int:
     """0 when all arms ran; 2 without the data of the case."""
     given = _arguments()
-    if given.case == "resnet20" and not (data_folder() / "cifar10_jpeg.npz").is_file():
+    if given.case != "digits" and not (data_folder() / "cifar10_jpeg.npz").is_file():
         print(f"no {data_folder() / 'cifar10_jpeg.npz'}: set PAGCP_DATA, or take --case digits", file=sys.stderr)
         return 2
     images, batch_size, steps, total = DEFAULTS[given.case]
@@ -43,12 +44,17 @@ def main() -> int:
         threads=int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1,
     )
     warm_up()
-    rows = _rows(setting)
-    found = {**_compared(rows, 0.95 / setting.steps), "setting": {**vars(setting), **_machine()}}
+    machine = {"setting": {**vars(setting), "torch": version("torch"), "cores": os.cpu_count()}}
+    if given.growth:
+        found: dict[str, Any] = {"growth": _growth(setting, given.growth), **machine}
+        name, table = f"oracle_growth_{setting.case}", _growth_table
+    else:
+        found = {**_compared(_rows(setting), 0.95 / setting.steps), **machine}
+        name, table = f"oracle_speed_{setting.case}_{setting.images}", _table
+    text = json.dumps(found, indent=2)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"oracle_speed_{setting.case}_{setting.images}.json"
-    (given.out / name).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=2) if given.json else _table(found))
+    (given.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text if given.json else table(found))
     return 0
 
 
@@ -59,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="ratios of the grid")
     parser.add_argument("--total", type=float, help="the factor on a loss that all cuts together may reach")
     parser.add_argument("--cache-mb", type=int, default=256, help="memory for activations that are used again")
+    parser.add_argument("--growth", type=int, nargs="+", help="numbers of images: how costs grow with them")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args()
@@ -67,13 +74,30 @@ def _arguments() -> argparse.Namespace:
 def _rows(setting: Setting) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for arm in ("reference", *ARMS):
-        macs = rows["published"]["macs"] if "published" in rows else None
-        row = forked(measure(arm, setting, macs), seconds=3600, gigabytes=64)
-        if "error" in row:
-            raise SystemExit(f"{arm}: {row['error']}")
-        print(f"{arm}: {row['seconds']:.1f} s", file=sys.stderr)
-        rows[arm] = row
+        rows[arm] = _row(arm, setting, rows["published"]["macs"] if "published" in rows else None)
     return rows
+
+
+def _row(arm: str, setting: Setting, macs: int | None = None) -> Row:
+    row = forked(measure(arm, setting, macs), seconds=3600, gigabytes=64)
+    if "error" in row:
+        raise SystemExit(f"{arm}: {row['error']}")
+    print(f"{arm}, {setting.images} images: {row['seconds']:.1f} s", file=sys.stderr)
+    return row
+
+
+def _growth(setting: Setting, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """What a decision costs with that many calibration images."""
+    found = []
+    for images in numbers:
+        for arm in ("published", "certified", "racing"):
+            row = _row(arm, replace(setting, images=images))
+            costs = {key: row[key] for key in COSTS}
+            share = round(row["images"] / row["evaluations"])
+            found.append(
+                {"calibration": images, "arm": arm, "groups": len(row["widths"]), "images_each": share, **costs}
+            )
+    return found
 
 
 def _compared(rows: Mapping[str, Row], step: float) -> dict[str, Any]:
@@ -107,10 +131,6 @@ def _alike(one: Row, other: Row, widths: Mapping[str, int], slack: float) -> int
     return sum(abs(share(one, g) - share(other, g)) <= (slack + 1 / w if slack else 0.0) for g, w in widths.items())
 
 
-def _machine() -> dict[str, Any]:
-    return {"torch": version("torch"), "cores": os.cpu_count()}
-
-
 def _table(found: Mapping[str, Any]) -> str:
     keys = ("speedup", *COSTS, "macs_kept", "worst_factor")
     lines = [f"{'':16}" + "".join(f"{key:>13}" for key in keys)]
@@ -119,6 +139,12 @@ def _table(found: Mapping[str, Any]) -> str:
     for arm in ("certified", "racing"):
         told.append(f"{arm}: same ratio in {found[arm]['same_ratio']} of {found[arm]['groups']} groups")
     return "\n".join([*lines, *told])
+
+
+def _growth_table(found: Mapping[str, Any]) -> str:
+    keys = ("calibration", "arm", "groups", "images_each", *COSTS)
+    rows = [{key: key for key in keys}, *found["growth"]]
+    return "\n".join("".join(f"{row[key]:>13}" for key in keys) for row in rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trained networks with held-out images: digits, which come with scikit-learn, and ResNet-20 on CIFAR-10-JPEG."""
+"""Trained networks with held-out images: digits, which come with scikit-learn, and ResNets on CIFAR-10-JPEG."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def data_folder() -> Path:
 
 
 def load(name: str, images: int, batch_size: int) -> Case:
-    """The case with so many images. FileNotFoundError without the data of ResNet-20."""
-    return (_digits if name == "digits" else _resnet20)(images, batch_size)
+    """The case with so many images. FileNotFoundError without the data of the ResNets."""
+    if name == "digits":
+        return _digits(images, batch_size)
+    return _resnet(int(name.removeprefix("resnet")), images, batch_size)
 
 
 def _digits(images: int, batch_size: int) -> Case:
@@ -65,24 +67,25 @@ def _digits(images: int, batch_size: int) -> Case:
     return Case("digits", model, (1, 1, 8, 8), tasks, _batches(samples[:images], batch_size), peer=True)
 
 
-def _resnet20(images: int, batch_size: int) -> Case:
-    folder = data_folder()
-    model = cifar_resnet(20).eval()
-    model.load_state_dict({_place(k): v for k, v in load_file(str(folder / "cifar10_resnet20.safetensors")).items()})
+def _resnet(depth: int, images: int, batch_size: int) -> Case:
+    folder, blocks = data_folder(), (depth - 2) // 6
+    model = cifar_resnet(depth).eval()
+    weights = load_file(str(folder / f"cifar10_resnet{depth}.safetensors"))
+    model.load_state_dict({_place(name, blocks): tensor for name, tensor in weights.items()})
     tasks = (Task("class", loss=functional.cross_entropy),)
     with np.load(folder / "cifar10_jpeg.npz") as found:
         jpeg, offsets, labels = (found[f"test_{key}"] for key in ("jpeg", "offsets", "labels"))
     order = np.random.default_rng(0).permutation(len(labels))[:images]
     samples = [(_decoded(jpeg[offsets[i] : offsets[i + 1]]), int(labels[i])) for i in order]
-    return Case("resnet20", model, (1, 3, 32, 32), tasks, _batches(samples, batch_size), peer=False)
+    return Case(f"resnet{depth}", model, (1, 3, 32, 32), tasks, _batches(samples, batch_size), peer=False)
 
 
-def _place(name: str) -> str:
-    """Where a tensor of the published weights is in ours, a plain sequence."""
+def _place(name: str, blocks: int) -> str:
+    """Where a tensor of the published weights is in ours, a plain sequence with so many blocks a stage."""
     first, *rest = name.split(".")
     if first.startswith("layer"):
-        return ".".join([str(3 * int(first[5:]) + int(rest[0])), *rest[1:]])
-    return ".".join([{"conv1": "0", "bn1": "1", "linear": "14"}[first], *rest])
+        return ".".join([str(3 + blocks * (int(first[5:]) - 1) + int(rest[0])), *rest[1:]])
+    return ".".join([{"conv1": "0", "bn1": "1", "linear": str(3 * blocks + 5)}[first], *rest])
 
 
 def _decoded(data: Any) -> Tensor:

@@ -108,3 +108,12 @@ def test_it_prints_figures_for_every_arm(tmp_path) -> None:
     for arm in ("reference", "published", "certified", "racing", "marginal", "marginal_racing"):
         assert {"seconds", "evaluations", "images", "peak_mb", "macs_kept", "worst_factor"} <= found[arm].keys()
     assert [path.name for path in tmp_path.iterdir()] == ["oracle_speed_digits_100.json"]
+
+
+def test_it_prints_how_costs_grow(tmp_path) -> None:
+    command = [sys.executable, "-m", "bench.oracle_speed", "--growth", "100", "--steps", "2", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    head, *rows = (line.split() for line in done.stdout.splitlines())
+    assert head[:4] == ["calibration", "arm", "groups", "images_each"]
+    assert [row[:4] for row in rows[:2]] == [["100", "published", "8", "100"], ["100", "certified", "8", "100"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["oracle_growth_digits.json"]
