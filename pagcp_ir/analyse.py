@@ -226,7 +226,7 @@ def _graph(program: Program, labels: Labels, values: Mapping[str, Tensor], roots
     pinned = torch.from_numpy(_flags(always + 1, [roots[pin.labels] for pin in labels.pins]))
     axes = {n: found for n, v in values.items() if (found := _value_axis(v, roots, always, pinned)) is not None}
     bindings = [
-        Binding(name, dim, units(vector), labels.roles[name, dim]) for (name, dim), vector in labels.axes.items()
+        Binding(*key, units(vector), labels.roles[key], key in labels.read) for key, vector in labels.axes.items()
     ]
     bindings += _whole_bindings(labels, roots, always, pinned, {(b.tensor, b.dim) for b in bindings})
     layers = tuple(

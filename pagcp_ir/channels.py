@@ -34,12 +34,16 @@ Role = Literal["out", "in", "along"]
 
 @dataclass(frozen=True)
 class Binding:
-    """The unit at each index of one tensor axis. `role`: a producer's output, a reader's input, or along."""
+    """The unit at each index of one tensor axis. `role`: a producer's output, a reader's input, or along.
+
+    `read`: whether a reader takes its inputs from it; with tied weights a producer's output may be read as well.
+    """
 
     tensor: str
     dim: int
     units: Units
     role: Role
+    read: bool = False
 
     def restrict(self, keep: Keep) -> Binding:
         return replace(self, units=self.units[keep[self.units]])

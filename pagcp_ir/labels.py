@@ -85,6 +85,8 @@ class Labels:
     fixed_reasons: list[str] = field(default_factory=list)
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
+    read: set[tuple[str, int]] = field(default_factory=set)
+    """Axes that a reader takes its inputs from, those of tied weights that make channels elsewhere too."""
     places: dict[tuple[str, int], str] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
     layers: list[RawLayer] = field(default_factory=list)
@@ -119,6 +121,8 @@ class Labels:
                 self.pin(self.axes[key], self.frozen[ref.name])
         elif _RANK[role] > _RANK[self.roles[key]]:
             self.roles[key] = role
+        if role == "in":
+            self.read.add(key)
         return self.axes[key]
 
     def element_labels(self, ref: Ref) -> Tensor:

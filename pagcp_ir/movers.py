@@ -247,7 +247,7 @@ def writes_through_a_view(site: Site) -> Any:
 
 
 def hooked(site: Site) -> Any:
-    """Hooks (weight_norm of old, for one) may change tensors and results: the module is kept whole."""
+    """Hooks, or a forward of its own, may change tensors and results: the module is kept whole."""
     return pinned(site, f"`{site.labels.op}` has hooks and is kept whole")
 
 

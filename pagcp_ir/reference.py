@@ -29,7 +29,7 @@ def masked(program: Program, channels: ChannelGraph, keep: Keep) -> fx.GraphModu
     zeroed: dict[str, Tensor] = {}
     for binding in channels.bindings:
         gone = ~keep[binding.units]
-        if binding.role != "in":
+        if not binding.read:
             gone &= channels.contracted[binding.units]
         if gone.any():
             value = zeroed.get(binding.tensor)

@@ -194,7 +194,7 @@ def op_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Op:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     if "opaque" in node.meta:
         return OPAQUE
-    if module is not None and (module._forward_pre_hooks or module._forward_hooks):
+    if module is not None and (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module)):
         return HOOKED
     if _writes_through_a_view(node, modules):
         return WRITES_THROUGH

@@ -22,6 +22,7 @@ from pagcp_ir.folding import fold
 from pagcp_ir.lifting import dropout_to_modules, lift
 from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec, example_inputs
 from pagcp_ir.quiet import quiet
+from pagcp_ir.source import user_line
 from pagcp_ir.symbolic import symbolic
 from pagcp_ir.values import propagate
 from specs.diagnostics import Diagnostic, TraceError
@@ -42,10 +43,11 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
 
 def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
     with _left_as_it_was(root) as restore:
-        root.eval()
+        restore()
         try:
             program, leaves = _by_fx(root, inputs)
-        except TraceError as error:
+        except Exception as failed:
+            error = _refusal(root, failed)
             if error.diagnostics[0].code == "T203":
                 raise
             restore()
@@ -60,22 +62,25 @@ def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
             return program
 
 
+def _refusal(root: nn.Module, error: Exception) -> TraceError:
+    if isinstance(error, TraceError):
+        return error
+    told = f"{type(root).__name__} cannot be traced: {type(error).__name__}: {error}"
+    return TraceError.one("T202", told, where=user_line(error.__traceback__))
+
+
 def _by_fx(root: nn.Module, inputs: Sequence[TensorSpec]) -> tuple[Program, Mapping[str, str]]:
     """The program, and the sub-modules that are kept whole with the reasons."""
-    example = example_inputs(inputs, TRACE_BATCH)
     with _seeded(), _without_proxies(root):
-        found = symbolic(root, inputs, example)
+        found = symbolic(root, inputs, example_inputs(inputs, TRACE_BATCH))
     leaves = found.leaves
-    _require_same(root, example, found.outputs)
     _drop_assertions(found.module)
-    lifted = any(n.target is F.batch_norm for n in found.module.graph.nodes)
     program = program_of(found.module, type(root).__name__, inputs, root, only=(F.batch_norm,))
     for node in program.module.graph.nodes:
         if node.op == "call_module" and node.target in leaves:
             node.meta["opaque"] = leaves[node.target]
     kept = tuple(f"{path}: {reason}" for path, reason in leaves.items())
-    if lifted or program.notes:
-        _require_same(root, example, _outputs(program.module, example))
+    _require_same(root, program)
     return replace(program, notes=(*program.notes, *kept)), leaves
 
 
@@ -85,18 +90,12 @@ def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -
         exported, fixed = export(root, inputs)
         name = type(root).__name__
         program = program_of(graph_module_of(exported, name), name, inputs, root, tensors=tensors_of(exported))
-        example = example_inputs(inputs, TRACE_BATCH)
-        _require_same(root, example, _outputs(program.module, example))
+        _require_same(root, program)
     except Exception as error:
-        raise why from error
-    try:
-        example = example_inputs(inputs, TRACE_BATCH + 1)
-        with quiet():  # a graph module prints its source when it fails
-            _require_same(root, example, _outputs(program.module, example))
-    except (TraceError, RuntimeError) as error:
+        if not isinstance(error, TraceError) or error.diagnostics[0].code != "T208":
+            raise why from error
         told = f"torch.export fixes the batch size at {TRACE_BATCH}" + (f": {fixed}" if fixed else "")
-        hint = "read the batch size as x.shape[0] wherever forward needs it"
-        raise TraceError((*why.diagnostics, Diagnostic("T208", told, hint=hint))) from error
+        raise TraceError((*why.diagnostics, replace(error.diagnostics[0], message=told))) from error
     reasons = (f"{d.message} ({d.where})" if d.where else d.message for d in why.diagnostics)
     notes = (*(f"traced by torch.export: {reason}" for reason in reasons), *program.notes)
     return replace(program, route="export", notes=notes)
@@ -150,7 +149,7 @@ def _own_gradients() -> Iterator[set[str]]:
 
 @contextmanager
 def _left_as_it_was(root: nn.Module) -> Iterator[Callable[[], None]]:
-    """Give the modules their attributes back, afterwards and whenever the function that it yields is called.
+    """Give the modules their attributes back, afterwards and, in eval mode, whenever what it yields is called.
 
     Tracing leaves constants, and in what forward writes to itself proxies.
     """
@@ -161,8 +160,12 @@ def _left_as_it_was(root: nn.Module) -> Iterator[Callable[[], None]]:
             vars(module).clear()
             vars(module).update(_shallow(state))
 
+    def again() -> None:
+        restore()
+        root.eval()
+
     try:
-        yield restore
+        yield again
     finally:
         restore()
 
@@ -183,18 +186,56 @@ def _without_proxies(root: nn.Module) -> Iterator[None]:
 
 def _shallow(state: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that does not see what is put into or taken out of its containers."""
-    return {k: v.copy() if type(v) in (dict, list, set) else v for k, v in state.items()}
+    return {k: _unshared(v) for k, v in state.items()}
 
 
-def _require_same(root: nn.Module, example: Sequence[Tensor], got: Any) -> None:
-    """What the tracer cannot see (a branch on an attribute, a write through an alias) must not change the result."""
-    pairs = zip(pytree.tree_leaves(_outputs(root, example)), pytree.tree_leaves(got), strict=False)
-    if not all(close(a, b) for a, b in pairs if isinstance(a, Tensor)):
+def _unshared(value: Any) -> Any:
+    if type(value) is dict:
+        return {k: _unshared(v) for k, v in value.items()}
+    if type(value) is list:
+        return [_unshared(v) for v in value]
+    return value.copy() if type(value) is set else value
+
+
+def _require_same(root: nn.Module, program: Program) -> None:
+    """What the tracer cannot see (a branch on an attribute, a write through an alias) must not change the result.
+
+    Asked at another batch size than that of tracing: a size that forward takes as a number is a constant now.
+    """
+    name, verdict, batch = type(root).__name__, None, 0
+    for batch in (1, TRACE_BATCH + 1, TRACE_BATCH):
+        verdict = _same(root, program, batch)
+        if verdict is not None:
+            break
+    if verdict is not False:
+        return
+    if batch != TRACE_BATCH and _same(root, program, TRACE_BATCH):
         raise TraceError.one(
-            "T207",
-            f"the traced graph of {type(root).__name__} does not compute what the model computes",
-            hint="look for writes into views of tensors and for state that forward changes",
+            "T208",
+            f"forward of {name} takes the batch size as a number: the graph would be right at {TRACE_BATCH} only",
+            hint="read the batch size as x.shape[0] wherever forward needs it",
         )
+    raise TraceError.one(
+        "T207",
+        f"the traced graph of {name} does not compute what the model computes",
+        hint="look for writes into views of tensors and for state that forward changes",
+    )
+
+
+def _same(root: nn.Module, program: Program, batch: int) -> bool | None:
+    """Whether the two agree on random inputs; None where the model itself does not run at that batch size."""
+    example = example_inputs(program.inputs, batch)
+    try:
+        expected = pytree.tree_leaves(_outputs(root, example))
+    except Exception:  # noqa: BLE001 - the user's code may raise anything
+        return None
+    try:
+        with quiet():  # a graph module prints its source when it fails
+            got = pytree.tree_leaves(_outputs(program.module, example))
+    except Exception:  # noqa: BLE001
+        return False
+    pairs = zip(expected, got, strict=False)
+    return len(expected) == len(got) and all(close(a, b) for a, b in pairs if isinstance(a, Tensor))
 
 
 def _outputs(module: nn.Module, example: Sequence[Tensor]) -> Any:
@@ -218,8 +259,10 @@ def close(expected: Tensor, got: Any) -> bool:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
+    """The user's model inside DataParallel, DistributedDataParallel and torch.compile."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    inner = model.module if isinstance(model, wrappers) else vars(model).get("_modules", {}).get("_orig_mod")
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def _drop_assertions(module: fx.GraphModule) -> None:

@@ -235,3 +235,27 @@ def test_a_reshape_that_mixes_channels_with_positions_pins_them() -> None:
         ("`reshape` mixes channels with positions of the image", 8),
         ("graph output", 2),
     ]
+
+
+def test_tied_weights_are_masked_where_they_are_read() -> None:
+    class Tied(nn.Module):
+        """The decoder of an autoencoder has the encoder's weight."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 6, 3, 3))
+            self.stem, self.out = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.conv2d(self.stem(x), self.weight, padding=1)
+            return self.out(F.conv_transpose2d(torch.sigmoid(y), self.weight, padding=1))
+
+    torch.manual_seed(0)
+    program = trace(Tied(), [TensorSpec((1, 3, 8, 8))])
+    channels = analyse(program)
+    for seed in range(3):
+        keep = channels.all
+        keep[np.random.default_rng(seed).permutation(np.flatnonzero(channels.free))[:5]] = False
+        assert legal(channels, keep)
+        result = verify(program, channels, keep, materialise(program, channels, keep))
+        assert result.status == "exact", result

@@ -10,6 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pagcp_ir.analyse import analyse
 from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.trace import trace
 from specs.diagnostics import TraceError
@@ -282,3 +283,55 @@ def test_what_forward_keeps_is_given_back() -> None:
     program = trace(model, [IMAGE])
     assert torch.equal(model.grid, torch.zeros(1))
     same(model, program)
+
+
+class Samples(nn.Module):
+    """Takes the samples one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.conv(x[i : i + 1])[0] for i in range(x.shape[0])])
+
+
+def test_a_loop_over_samples_is_refused() -> None:
+    with pytest.raises(TraceError) as caught:
+        trace(Samples(), [IMAGE])
+    assert caught.value.diagnostics[0].render() == (
+        "error[T208]: forward of Samples takes the batch size as a number: the graph would be right at 2 only\n"
+        "  hint: read the batch size as x.shape[0] wherever forward needs it"
+    )
+
+
+class Checks(nn.Module):
+    """torch.fx refuses it; torch.export does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, torch.Tensor):
+            raise TypeError("no tensor")
+        return self.drop(self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_in_training_is_traced_in_eval_on_every_route(compiled: bool) -> None:
+    model = Checks().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    program = trace(torch.compile(model) if compiled else model, [IMAGE])
+    assert program.route == "export"
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    same(model.eval(), program)
+
+
+def test_a_module_with_a_forward_of_its_own_is_kept_whole() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
+    plain = model[1].forward
+    model[1].forward = lambda x: plain(x) * torch.arange(4.0).view(4, 1, 1)
+    channels = analyse(trace(model, [IMAGE]))
+    assert {pin.reason for pin in channels.pins} >= {"`1: Conv2d` has hooks and is kept whole"}
