@@ -251,6 +251,14 @@ def hooked(site: Site) -> Any:
     return pinned(site, f"`{site.labels.op}` has hooks and is kept whole")
 
 
+def pixel_shuffle(site: Site) -> Any:
+    """Channels become positions: what is left of them lies on the channel axis, tied across the positions."""
+    made = mover(site)
+    if made.ndim < 3 or made.ndim - 3 not in varying(made):
+        return made
+    return spread(site.labels.along(made, -3, ""), made.ndim - 3, site.shape)
+
+
 def channel_shuffle(site: Site) -> Any:
     """view(g, c/g).transpose: keeps equal counts per part, so position j of every part is tied."""
     x = site.as_labels(site.arg(0, "input"))

@@ -87,7 +87,8 @@ _MODULES: Table = {
     "ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d CircularPad1d CircularPad2d "
     "CircularPad3d": Op(pw.resized, zero="all"),
     "ConstantPad1d ConstantPad2d ConstantPad3d": Op(pw.resized),
-    "Flatten PixelShuffle PixelUnshuffle": Op(mv.mover, zero="all"),
+    "Flatten PixelUnshuffle": Op(mv.mover, zero="all"),
+    "PixelShuffle": Op(mv.pixel_shuffle, zero="all"),
     "Unflatten": Op(mv.mover, lit.unflatten_module, zero="all"),
     "ChannelShuffle": Op(mv.channel_shuffle, zero="all"),
     "GLU": Op(pw.glu, zero="all"),
@@ -145,8 +146,9 @@ _CALLS: Table = {
     "new_zeros new_ones new_full new_empty new_tensor zeros ones full arange linspace eye tensor": MADE,
     "builtins.getattr": Op(mv.attribute, zero="all"),
     "flatten permute transpose t swapaxes swapdims movedim moveaxis unsqueeze flip tile "
-    "repeat_interleave view_as reshape_as ravel cat concat concatenate stack pixel_shuffle pixel_unshuffle "
-    "F.pixel_shuffle F.pixel_unshuffle": Op(mv.mover, zero="all"),
+    "repeat_interleave view_as reshape_as ravel cat concat concatenate stack pixel_unshuffle "
+    "F.pixel_unshuffle": Op(mv.mover, zero="all"),
+    "pixel_shuffle F.pixel_shuffle": Op(mv.pixel_shuffle, zero="all"),
     "squeeze": Op(mv.mover, lit.squeeze_dims, zero="all"),
     "chunk split split_with_sizes tensor_split": Op(mv.mover, lit.split_sizes, zero="all"),
     "operator.getitem": Op(mv.getitem, lit.getitem, zero="all"),

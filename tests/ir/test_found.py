@@ -60,6 +60,9 @@ CASES: dict[str, Callable[[], Small]] = {
         l=8,
         n=nn.Conv2d(12, 5, 1),
     ),
+    "every other row of a pixel shuffle": lambda: Small(
+        lambda m, x, y: m.n(F.pixel_shuffle(m.h(y), 2)[:, :, ::2, ::2]), h=nn.Conv2d(12, 8, 1), n=nn.Conv2d(2, 3, 1)
+    ),
     "view of a fixed size": lambda: Small(lambda m, x, y: m.l(y.view(-1, 12 * 8 * 4)), l=12 * 8 * 4),
     "norm of a fixed size": lambda: Small(
         lambda m, x, y: m.h(m.n(y)), n=nn.LayerNorm([12, 8, 4], elementwise_affine=False)

@@ -37,7 +37,7 @@ def cat_space(n: Net) -> None:
     y = n.of(x, n.like(x))
     dim = n.of(2, 3, -1)
     kernel = (2, 1) if dim == 2 else (1, 2)
-    n.push(lambda a, b: F.max_pool2d(n.seen(torch.cat([a, b], dim)), kernel), (x, y), x)
+    n.push(lambda a, b: F.avg_pool2d(n.seen(torch.cat([a, b], dim)), kernel), (x, y), x)
 
 
 def chunk(n: Net) -> None:

@@ -51,4 +51,4 @@ def _head(n: Net, x: Live) -> Callable[[Tensor], Tensor]:
         maps = n.add(nn.Conv2d(x.c, 3, 1))
         return lambda t: maps(t)
     scores = n.add(nn.Linear(x.c, 4))
-    return lambda t: scores(F.adaptive_max_pool2d(t, 1).flatten(1))
+    return lambda t: scores((F.adaptive_max_pool2d(t, 1) / 2 + F.adaptive_avg_pool2d(t, 1)).flatten(1))
