@@ -1,7 +1,8 @@
 """Criteria: which units of a group matter least. `scores` is the door; CRITERIA the table.
 
 l1, l2: ALGORITHMS.md 1.1 (PAGCP): the filter norm for a single layer, the sum over layers of the mean |W_j| for a
-coupled group, as if all its units were made by as many layers. task_taylor asks every task (task_taylor.py).
+coupled group. Where its layers make different units, each layer's means are taken over their own mean.
+task_taylor asks every task (task_taylor.py).
 Names with tp_ are torch-pruning's own.
 """
 
@@ -64,13 +65,14 @@ def _norm(power: int) -> Criterion:
             norms = _filters(tensors[only.tensor], only.dim).norm(power, dim=1)
             return _per_unit(group.units, only.units, norms)
         total, count = np.zeros(len(group.units)), np.zeros(len(group.units))
+        alike = len({np.unique(binding.units).tobytes() for binding in made}) == 1
         for binding in made:
             means = _filters(tensors[binding.tensor], binding.dim).abs().mean(dim=1)
+            if not alike:  # joined by a concatenation: layers are not worth more for their scale or for their number
+                means = means / means.mean().clamp_min(1e-30)
             total += _per_unit(group.units, binding.units, means)
             count += _per_unit(group.units, binding.units, torch.ones_like(means))
-        # where they are joined by a concatenation, units that more layers make are not worth more for that alone
-        alike: Scores = total * count.max(initial=1) / np.maximum(count, 1)
-        return alike
+        return total if alike else total / np.maximum(count, 1)
 
     return criterion
 
