@@ -64,7 +64,7 @@ def _unit_scale(net: Net) -> None:
         if weight is None or id(weight) in done or output.numel() < 2:
             return output
         done.add(id(weight))
-        size = float(output.std()) or 1.0
+        size = max(float(output.std()), float(output.mean().abs()) / 3) or 1.0  # a large mean saturates what follows
         weight.data /= size
         if module.bias is not None:
             module.bias.data /= size
