@@ -10,8 +10,14 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def forget_user_modules() -> Iterator[None]:
-    """Compiles in this process import `net` from another folder each time."""
+    """Compiles in this process import `net` from another folder each time, and `digits` from where the spec lies."""
     path = list(sys.path)
+    _forget()
     yield
-    sys.modules.pop("net", None)
+    _forget()
     sys.path[:] = path
+
+
+def _forget() -> None:
+    for name in ("net", "digits"):
+        sys.modules.pop(name, None)
