@@ -201,6 +201,7 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path, sent: signal.Sig
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
