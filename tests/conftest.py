@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing")
+
+
+@pytest.fixture(autouse=True)
+def own_user_modules() -> Iterator[None]:
+    """Compiles in this process import `net` and `digits` from wherever the spec of the test lies."""
+    path = list(sys.path)
+    _forget_user_modules()
+    yield
+    _forget_user_modules()
+    sys.path[:] = path
+
+
+def _forget_user_modules() -> None:
+    for name in ("net", "digits"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
