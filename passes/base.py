@@ -27,6 +27,7 @@ from passes.data import CPU, Splits
 from passes.journal import Journal, Kind
 from passes.oracle import Oracle
 from passes.ratios import least
+from passes.resume import Checkpoint, Checkpoints
 from passes.tasks import Task
 from specs.diagnostics import DataError, PassError
 from specs.options import SelectorOptions
@@ -80,7 +81,10 @@ def _silent(kind: str, fields: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What passes may touch besides the state. `original`: the uncut program, set by the runner."""
+    """What passes may touch besides the state. `original`: the uncut program, set by the runner.
+
+    `checkpoint`: where the transformer that runs may keep its state, to go on with it after a kill; set by the runner.
+    """
 
     budgets: Budgets
     seed: int = 0
@@ -92,6 +96,8 @@ class Context:
     progress: Progress = _silent
     workdir: Path | None = None
     original: Program | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def note(self, kind: Kind, **fields: Any) -> None:
         """Write one record to the journal and tell the progress display of it."""
@@ -155,14 +161,12 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
     for number, step in enumerate(passes):
         ctx.note("pass_start", name=step.name, number=number)
         began = time.perf_counter()
-        after = step.run(state, ctx)
         if step.kind == "rounds":  # each of its passes was checked
-            state = after
+            state = step.run(state, ctx)
         elif step.kind == "selector":
-            state = _cut(step, state, after, ctx)
+            state = _cut(step, state, step.run(state, ctx), ctx)
         else:
-            _check_transformer(step, state, after)
-            state = after
+            state = _transformed(step, state, ctx)
         ctx.note(
             "pass_end",
             name=step.name,
@@ -226,6 +230,19 @@ def _cut(step: Pass, before: State, after: State, ctx: Context) -> State:
     program = finished(step.options, before, new, program, ctx)
     spent = costs(described(program, before.channels.restrict(new)))
     return replace(after, program=program, plan=replace(after.plan, after=spent))
+
+
+def _transformed(step: Pass, before: State, ctx: Context) -> State:
+    """What the transformer makes of the state; what it made before the run was killed is taken up."""
+    place = ctx.checkpoints.next(step.name)
+    program = place.made(before.program)
+    if program is not None:
+        ctx.journal.skip("pass_end")
+        return replace(before, program=program)
+    after = step.run(before, replace(ctx, checkpoint=place.running))
+    _check_transformer(step, before, after)
+    place.finish(before.program, after.program)
+    return after
 
 
 def _check_transformer(step: Pass, before: State, after: State) -> None:

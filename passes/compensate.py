@@ -43,6 +43,11 @@ class Compensator:
     _known: dict[tuple[str, bytes], Tensor] = field(default_factory=dict, repr=False)
     _chosen: dict[bytes, Compensator] = field(default_factory=dict, repr=False)
 
+    @property
+    def key(self) -> str:
+        """What it does, to a program and calibration data that are known."""
+        return "mean: " + " ".join(fold.tensor for fold in self.found)
+
     def __call__(self, cut: Program, keep: Keep) -> Program:
         """`cut`, which is `program` cut to `keep`, with its readers' biases changed."""
         active = self.active(keep)

@@ -22,7 +22,9 @@ from pagcp_ir.channels import ChannelGraph, Keep
 from pagcp_ir.cost import layer_costs
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
+from passes.answers import Answers
 from passes.data import Batch
+from passes.journal import Numbers, Remembered
 from passes.prefix import Prefixes
 from passes.samples import EachSample, merged, separable, shuffled
 from passes.seeding import borrowed_rng
@@ -80,6 +82,21 @@ class _Answer:
         if not np.isfinite(values).all():
             self.unfit.setdefault(name, number)
 
+    def since(self, first: int) -> tuple[dict[str, Any], dict[str, Numbers]]:
+        """What batches from `first` on made of it, for `take`: fields, and rows of numbers."""
+        new = {name: parts[first:] for name, parts in self.values.items() if parts[first:]}
+        sizes = {name: [part.size for part in parts] for name, parts in new.items()}
+        fields = {"totals": self.totals, "unfit": self.unfit, "done": self.done, "sizes": sizes}
+        return fields, {name: np.concatenate(parts) for name, parts in new.items()}
+
+    def take(self, known: Remembered) -> None:
+        """Go on to where it was when that was remembered."""
+        self.totals = {name: float(total) for name, total in known.fields["totals"].items()}
+        self.unfit = {name: int(number) for name, number in known.fields["unfit"].items()}
+        self.done = int(known.fields["done"])
+        for name, sizes in known.fields["sizes"].items():
+            self.values[name] += np.split(known.rows[name], np.cumsum(sizes)[:-1])
+
 
 class Oracle(Protocol):
     """Answers for one set of tasks on one calibration set; leaves program, random states and grads as they were."""
@@ -122,7 +139,7 @@ class Oracle(Protocol):
 class RealOracle:
     """Cuts the program, runs every batch, remembers the answer for as long as the program stays the same."""
 
-    def __init__(self, tasks: Sequence[Task], batches: Sequence[Batch]) -> None:
+    def __init__(self, tasks: Sequence[Task], batches: Sequence[Batch], answers: Answers | None = None) -> None:
         self._tasks = tuple(tasks)
         self._batches = merged(batches)
         self._samples = sum(batch.size for batch in self._batches)
@@ -137,6 +154,7 @@ class RealOracle:
         self._prefixes: Prefixes | None = None
         self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
+        self._answers = answers or Answers()
 
     @property
     def usage(self) -> Usage:
@@ -208,12 +226,22 @@ class RealOracle:
         answer = self._known[key]
         if answer.done >= batches:
             return answer
+        first = answer.done
+        name = self._answers.name(program, keep, finish, self._shuffled, first, batches)
+        if (known := self._answers.recall(name)) is not None:
+            answer.take(known)
+            self._spent(float(known.fields["seconds"]), int(known.fields["images"]), first == 0)
+            return answer
+        before = self._usage
         if key not in self._runs:
             cut = materialise(program, channels, keep)
             while len(self._runs) >= HELD:
                 del self._runs[next(iter(self._runs))]
             self._runs[key] = self._run(program, channels, cut if finish is None else finish(cut, keep))
         self._go_on(answer, self._runs[key], batches)
+        fields, rows = answer.since(first)
+        spent = {"images": self._usage.images - before.images, "seconds": self._usage.seconds - before.seconds}
+        self._answers.remember(name, {**fields, **spent}, rows)
         if answer.done == len(self._batches):
             del self._runs[key]
         return answer

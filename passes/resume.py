@@ -1,0 +1,129 @@
+"""Checkpoints: what training needs to go on after a kill, and what finished transformers made, as files in a folder.
+
+A file appears whole or not at all: it is written beside its place, forced onto the disk and renamed. Passes are
+numbered in the order in which a run comes to them, which is the same in every run of a spec.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pagcp_ir.program import Program
+
+__all__ = ["Checkpoint", "Checkpoints", "Place", "drawn", "go_on_drawing"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where one pass keeps its state; without a path nowhere. States are trees of tensors, numbers, texts and None."""
+
+    path: Path | None = None
+    there: bool = False
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last before the run was killed; None when there is none."""
+        return _loaded(self.path) if self.path is not None and self.there else None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save the state in place of the one before."""
+        if self.path is not None:
+            _saved(dict(state), self.path)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One transformer's: its state while it runs, and what it made."""
+
+    running: Checkpoint
+    done: Checkpoint
+
+    def made(self, before: Program) -> Program | None:
+        """What the transformer made of `before`, if it ran to its end before the run was killed."""
+        tensors = self.done.load()
+        program = replace(before, module=before.copy())
+        if tensors is None or _kinds(tensors) != _kinds(program.tensors()):
+            return None
+        with torch.no_grad():
+            for name, tensor in program.tensors().items():
+                tensor.copy_(tensors[name])
+        return program
+
+    def finish(self, before: Program, after: Program) -> None:
+        """Keep what the transformer made, if all that it changed is in tensors, and forget its state."""
+        if self.done.path is not None and before.text() == after.text():
+            self.done.save({name: tensor.detach() for name, tensor in after.tensors().items()})
+        if self.running.path is not None:
+            self.running.path.unlink(missing_ok=True)
+
+
+class Checkpoints:
+    """The places of a run's transformers, in `folder`. Only what lay there when the run began is read."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder, self._number = folder, 0
+        there = folder.iterdir() if folder is not None and folder.is_dir() else ()
+        self._found = frozenset(path.name for path in there)
+
+    def next(self, name: str) -> Place:
+        """That of the transformer that runs next."""
+        self._number += 1
+        if self._folder is None:
+            return Place(Checkpoint(), Checkpoint())
+        files = [f"{self._number:03}-{name}.{what}.pt" for what in ("running", "done")]
+        return Place(*(Checkpoint(self._folder / file, file in self._found) for file in files))
+
+
+def drawn() -> dict[str, Any]:
+    """Where the global random generators stand, for `go_on_drawing`."""
+    version, numbers, gauss = random.getstate()
+    legacy: Any = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [legacy[0], torch.from_numpy(legacy[1].astype(np.int64)), *legacy[2:]],
+        "torch": torch.get_rng_state(),
+        "cuda": list(cuda),
+    }
+
+
+def go_on_drawing(state: Mapping[str, Any]) -> None:
+    """Set the global random generators to where they stood."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _saved(state: dict[str, Any], path: Path) -> None:
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _loaded(path: Path) -> dict[str, Any] | None:
+    """None for a file that is no checkpoint of ours: the work is done again."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError):
+        return None
+    return state
