@@ -21,6 +21,7 @@ __all__ = [
     "PagcpError",
     "PassError",
     "PlanError",
+    "ProcessError",
     "SpecError",
     "TraceError",
     "VerifyError",
@@ -86,6 +87,7 @@ CODES: dict[str, str] = {
     "P407": "fine-tuning cannot go on: a loss that is not finite, or nothing to train",
     "P408": "a pass is not known, or an installed one has the name of a built-in one",
     "P409": "a pass lacks an option that it needs here",
+    "P410": "the device or the precision that a pass asks for is not there",
     # data, losses and metrics
     "D701": "a module that the spec names cannot be imported, or another one hides it",
     "D702": "a module has no callable of that name",
@@ -104,6 +106,9 @@ CODES: dict[str, str] = {
     "D721": "a metric is not known",
     "D722": "a metric refuses its arguments or the values it is given",
     "D723": "it is not known whether higher values of a metric are better",
+    # several processes
+    "R901": "another process ended, or cannot be reached",
+    "R902": "processes that must be alike are not: another network, other data, or other decisions",
     # the plan
     "L801": "the plan cannot be read, or is not valid JSON",
     "L802": "the plan is JSON but not a plan",
@@ -217,6 +222,10 @@ class DataError(PagcpError):
 
 class PlanError(PagcpError):
     """L8xx: a plan is unreadable or belongs to another network."""
+
+
+class ProcessError(PagcpError):
+    """R9xx: several processes cannot go on together."""
 
 
 def nearest(word: str, known: Sequence[str], *, listed: int = 12) -> str:

@@ -18,6 +18,7 @@ _KINDS = {
     "V": ("Verification", 1),
     "E": ("Writing artifacts", 1),
     "D": ("Data, losses and metrics", 1),
+    "R": ("Several processes", 1),
     "L": ("Plans", 1),
 }
 
