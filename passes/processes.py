@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from specs.diagnostics import PagcpError, ProcessError
 
@@ -114,7 +115,7 @@ def joined() -> Iterator[World]:
         return
     made = not dist.is_initialized()
     if made:
-        store, rank, size = next(dist.rendezvous("env://", timeout=START))  # type: ignore[no-untyped-call]
+        store, rank, size = next(rendezvous("env://", timeout=START))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=WAIT)
     group = dist.new_group(backend="gloo", timeout=WAIT)
     _joined = _Joined(World(dist.get_rank(), dist.get_world_size()), group)
