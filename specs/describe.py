@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from specs.options import FinetuneOptions, PagcpOptions, RepeatOptions, SelectorOptions, UniformOptions
+from specs.options import (
+    FinetuneOptions,
+    PagcpOptions,
+    RefitOptions,
+    RepeatOptions,
+    SelectorOptions,
+    UniformOptions,
+)
 from specs.plan import Costs
 from specs.quantity import Quantity
 from specs.spec import Guarantee, PassSpec, Spec, TaskSpec
@@ -92,8 +99,9 @@ def _pass(step: PassSpec) -> str:
         )
         told = f"cuts every group {share}; least important by {options.criterion} first"
     elif isinstance(options, FinetuneOptions):
-        distilled = f", with {options.distill:g} times the distance to the original" if options.distill else ""
-        told = f"trains for {options.epochs} epochs with {options.optimizer} at {options.lr:g}{distilled}"
+        told = _training(options)
+    elif isinstance(options, RefitOptions):
+        told = _repair(options)
     elif isinstance(options, RepeatOptions):
         ends = [f"at most {options.times} times" if options.times else "", "until the budgets are met"]
         end = ends[0].removeprefix("at most ") if options.until is None else ", ".join(filter(None, reversed(ends)))
@@ -102,6 +110,27 @@ def _pass(step: PassSpec) -> str:
     else:
         told = ", ".join(f"{key} {value}" for key, value in options)
     return told + (_limits(options) if isinstance(options, SelectorOptions) else "")
+
+
+def _repair(options: RefitOptions) -> str:
+    fitted = "readers of removed channels" if options.mode == "lstsq" else "the biases of readers of removed channels"
+    parts = [f"fits {fitted} to the original network"]
+    if options.batchnorm:
+        parts.append("recalibrates batch normalisations")
+    if options.heads:
+        parts.append("fits the layers at the outputs")
+    return f"{', then '.join(parts)}; layer by layer, as long as no task's calibration loss rises"
+
+
+def _training(options: FinetuneOptions) -> str:
+    told = f"trains for {options.epochs} epochs with {options.optimizer} at {options.lr:g}"
+    if options.distill:
+        told += f", with {options.distill:g} times the distance to the original"
+    if options.balance == "margin":
+        told += "; tasks count the more, the closer they are to their guarantee"
+    if options.ema is not None:
+        told += f"; keeps a moving average with decay {options.ema:g}"
+    return told
 
 
 def _search(options: PagcpOptions) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "REFERENCE",
     "List",
     "Model",
+    "PassOptions",
     "Problem",
     "Reference",
     "later",
@@ -100,6 +101,15 @@ class Model(BaseModel):
         if key in cls.later_keys:
             return Problem("S108", NOT_YET).details((key,))
         return Problem("S103", "is not a known key", nearest(str(key), tuple(cls.model_fields))).details((key,))
+
+
+class PassOptions(Model):
+    """What the options of all passes have in common."""
+
+    @classmethod
+    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
+        """Whether a pass with these options measures losses, so that the spec must give tasks and data."""
+        return False
 
 
 def relocated(error: ValidationError, prefix: KeyPath) -> ValidationError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_serializer
 
 from specs.diagnostics import nearest
-from specs.model import NOT_YET, List, Model, Problem, later, relocated
+from specs.model import NOT_YET, List, Model, PassOptions, Problem, later, relocated
 from specs.node import kind, shown
+from specs.recovery import FinetuneOptions, RefitOptions
 
 __all__ = [
     "CRITERIA",
@@ -23,6 +24,7 @@ __all__ = [
     "PagcpOptions",
     "PassOptions",
     "PassSpec",
+    "RefitOptions",
     "RepeatOptions",
     "ScopeOptions",
     "SelectorOptions",
@@ -55,15 +57,6 @@ _CRITERION = "how a unit's importance is measured; the least important go first"
 _COMBINE = "task_taylor: what a unit is worth to several tasks is the largest of its shares in them, or their sum"
 
 
-class PassOptions(Model):
-    """What the options of all passes have in common."""
-
-    @classmethod
-    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
-        """Whether a pass with these options measures losses, so that the spec must give tasks and data."""
-        return given.get("criterion") in MEASURED_CRITERIA
-
-
 class ScopeOptions(Model):
     """Limits for the groups whose name matches a glob."""
 
@@ -90,7 +83,7 @@ class SelectorOptions(PassOptions):
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
         """For criteria that measure losses, and for calibration means."""
-        return super().needs_tasks(given) or given.get("compensate") == "mean"
+        return given.get("criterion") in MEASURED_CRITERIA or given.get("compensate") == "mean"
 
     @property
     def deepest(self) -> float:
@@ -270,24 +263,6 @@ _ONLY = {
 """Options of some searches alone."""
 
 
-class FinetuneOptions(PassOptions):
-    """Trains the network on the weighted sum of the tasks' losses; keeps the epoch that is best on validation."""
-
-    later_keys: ClassVar[tuple[str, ...]] = ("ema", "balance", "trainer")
-    epochs: int = Field(default=5, ge=1, le=100_000, description="passes over the training images")
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw, or sgd with momentum 0.9")
-    lr: float = Field(default=1e-3, gt=0, le=10, description="first learning rate; it falls to zero along a cosine")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="decay of weights, not of biases and norms")
-    batch_size: int | None = Field(default=None, ge=1, description="images in a batch; data.batch_size where unset")
-    distill: float = Field(default=0.0, ge=0, description="weight of the distance to the original network's outputs")
-    patience: int | None = Field(default=None, ge=1, description="stop after so many epochs without a better one")
-
-    @classmethod
-    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
-        """Always: it trains on their losses."""
-        return True
-
-
 class PassSpec(Model):
     """One step of the pipeline: `- name: {options}`, or `- name`."""
 
@@ -336,11 +311,6 @@ class RepeatOptions(PassOptions):
         """An end."""
         if given.get("times") is None and given.get("until") is None:
             yield Problem("S110", "needs times or until", "until: budgets goes on until they are met")
-
-    @classmethod
-    def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
-        """What its passes need is asked of them."""
-        return False
 
 
 OPTIONS: dict[str, type[PassOptions]] = {

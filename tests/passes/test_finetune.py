@@ -12,11 +12,12 @@ from torchmetrics import MeanSquaredError
 
 from pagcp_ir.rewrite import materialise
 from passes.base import run_passes
-from passes.finetune import Finetune, rate
+from passes.finetune import Finetune
 from passes.journal import Journal, read_journal
 from passes.measure import mean_losses, measure, verdicts, worst_margin
 from passes.metrics import Whole
 from passes.tasks import Task, weighted
+from passes.training import rate
 from passes.uniform import Uniform
 from specs.diagnostics import DataError, PassError
 from specs.options import FinetuneOptions, UniformOptions
@@ -97,7 +98,9 @@ def test_a_loss_that_is_not_finite_names_epoch_and_batch(case):
     ctx = replace(case.ctx, tasks=(Task("map", "map", "map", loss=loss),))
     with pytest.raises(PassError) as caught:
         finetune().run(case.state, ctx)
-    assert str(caught.value) == ("error[P407]: the loss of 'map' is nan at epoch 1, batch 0\n  hint: lower finetune.lr")
+    assert str(caught.value) == (
+        "error[P407]: the loss of 'map' is nan at epoch 1, batch 0\n  hint: lower finetune.lr, or set finetune.clip"
+    )
 
 
 def test_frozen_weights_are_said_to_be(case):

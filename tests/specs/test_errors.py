@@ -222,8 +222,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "  hint: use uniform, pagcp, finetune, repeat",
     ),
     "later option": (
-        MODEL + TASKS + "passes: [finetune: {ema: 0.99}]\n",
-        "face.yaml:5:21  error[S108]: passes[0].finetune.ema is not available in this version",
+        MODEL + TASKS + "passes: [finetune: {trainer: mine}]\n",
+        "face.yaml:5:21  error[S108]: passes[0].finetune.trainer is not available in this version",
     ),
     "total auto without budgets": (
         MODEL + TASKS + "passes: [pagcp: {total: auto}]\n",
