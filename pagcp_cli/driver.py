@@ -8,23 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pagcp_cli.folder import staged
 from pagcp_cli.lock import lock_text
 from pagcp_cli.network import open_network
+from pagcp_cli.resuming import Run, opened
 from pagcp_ir.emit import EXPORTERS, About
 from pagcp_ir.planning import make_plan
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import Verification, require_exact, verify
 from passes import make_pass
+from passes.answers import Answers
 from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
-from passes.journal import Journal
 from passes.measure import measure, verdicts
 from passes.oracle import RealOracle
 from passes.tasks import Task, build_tasks
@@ -85,24 +85,24 @@ class CompileResult:
 
 
 def compile_spec(
-    spec: Spec, out: str | Path, *, force: bool = False, progress: Progress | None = None
+    spec: Spec, out: str | Path, *, force: bool = False, resume: bool = False, progress: Progress | None = None
 ) -> CompileResult:
     """Prune the network of `spec`, prove it, measure it, and write it to the folder `out`.
 
-    `force` lets an earlier result in `out` be replaced. `progress` is told of every journal record.
+    `force` lets an earlier result in `out` be replaced; `resume` goes on with a run to `out` that was interrupted, if
+    there is one. `progress` is told of every journal record.
     Raises a PagcpError, and writes nothing, when anything fails; a missed guarantee or budget is no failure: it is
     written, and listed in `missed`.
     """
     device = _device(spec)
     passes = tuple(make_pass(step.name, step.options) for step in spec.passes)
-    with staged(Path(out), force) as folder, Journal(folder / "journal.jsonl") as journal:
+    with opened(Path(out), force, resume) as run:
+        folder = run.stage.result
         program, channels = open_network(spec)
         tasks = build_tasks(spec)
         data = load_splits(spec, device) if spec.data is not None else None
         start = State(program, channels, make_plan(program, channels, channels.all))
-        ctx = Context(spec.budgets, spec.seed, device, _oracle(tasks, data), data, tasks, journal)
-        if progress is not None:
-            ctx = Context(**{**vars(ctx), "progress": progress})
+        ctx = _context(spec, run, start, tasks, data, progress)
         end = run_passes(passes, start, ctx)
         verification = _proven(start, end, passes)
         judged = _judged(start, end, tasks, data)
@@ -132,10 +132,24 @@ def _device(spec: Spec) -> torch.device:
     return torch.device("cpu")
 
 
-def _oracle(tasks: tuple[Task, ...], data: Splits | None) -> RealOracle | None:
-    if not tasks or data is None or "calibration" not in data:
-        return None
-    return RealOracle(tasks, data["calibration"].cached())
+def _context(
+    spec: Spec, run: Run, start: State, tasks: tuple[Task, ...], data: Splits | None, progress: Progress | None
+) -> Context:
+    """What passes may touch. SpecError S120 when the run to go on with is another one."""
+    wanted = bool(tasks) and data is not None and "calibration" in data
+    batches = data["calibration"].cached() if wanted and data is not None else ()
+    run.begin(spec, start.program, batches)
+    ctx = Context(
+        budgets=spec.budgets,
+        seed=spec.seed,
+        device=_device(spec),
+        oracle=RealOracle(tasks, batches, Answers(run.journal)) if wanted else None,
+        data=data,
+        tasks=tasks,
+        journal=run.journal,
+        checkpoints=run.checkpoints,
+    )
+    return ctx if progress is None else replace(ctx, progress=progress)
 
 
 def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:

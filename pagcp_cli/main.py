@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from specs.diagnostics import PagcpError
+from specs.diagnostics import PagcpError, SpecError
 
 __all__ = ["app", "main"]
 
@@ -65,10 +66,12 @@ def compile_command(
     ] = None,
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="replace an earlier result in OUT")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a run to OUT that was interrupted")] = False,
     as_json: Json = False,
 ) -> None:
     """Prune the network of SPEC, prove it, write it to OUT."""
-    with _told(as_json):
+    target = out or Path("out") / spec.stem
+    with _told(as_json, lambda: _going_on(target)):
         from specs.spec import load_spec
 
         read = load_spec(spec, overrides or ())
@@ -76,12 +79,11 @@ def compile_command(
         from pagcp_cli.live import live_progress
         from pagcp_cli.render import compile_report
 
-        target = out or Path("out") / spec.stem
-        check_target(target, force)  # before torch is imported and anything is computed
+        check_target(target, force, resume)  # before torch is imported and anything is computed
         from pagcp_cli.driver import compile_spec
 
         with live_progress() as progress:
-            result = compile_spec(read, target, force=force, progress=progress)
+            result = compile_spec(read, target, force=force, resume=resume, progress=progress)
         _result(result.to_dict() if as_json else compile_report(result))
         code = result.exit_code
     raise typer.Exit(code)
@@ -185,23 +187,37 @@ def _result(result: Any) -> None:
     sys.stdout.write(text.rstrip("\n") + "\n")
 
 
+def _going_on(target: Path) -> str:
+    """How to go on with what was interrupted, if it left anything."""
+    from pagcp_cli.folder import unfinished
+
+    if not unfinished(target):
+        return ""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return f"  what was found so far is kept; to go on: {shlex.join(['pagcp', *words, '--resume'])}\n"
+
+
 @contextmanager
-def _told(as_json: bool) -> Iterator[None]:
-    """Turn what goes wrong inside into messages on stderr and an exit code; with --json into JSON on stdout too."""
+def _told(as_json: bool, left: Callable[[], str] = str) -> Iterator[None]:
+    """Turn what goes wrong inside into messages on stderr and an exit code; with --json into JSON on stdout too.
+
+    `left`: says what a command that failed left behind, "" for nothing.
+    """
     try:
         yield
     except PagcpError as error:
         if as_json:
             _result({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
-        sys.stderr.write(error.render(excerpt=True) + "\n")
+        # what is wrong with the command or the spec has its own hint
+        sys.stderr.write(error.render(excerpt=True) + "\n" + ("" if isinstance(error, SpecError) else left()))
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
+        sys.stderr.write(f"interrupted; nothing was written\n{left()}")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise  # the reader of stdout went away: typer ends quietly
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug, told as one
-        sys.stderr.write(f"pagcp has a bug: {type(error).__name__}: {error}\n  log: {_log()}\n")
+        sys.stderr.write(f"pagcp has a bug: {type(error).__name__}: {error}\n  log: {_log()}\n{left()}")
         raise typer.Exit(3) from None
 
 

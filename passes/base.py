@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from pagcp_ir.channels import ChannelGraph, Keep
 from pagcp_ir.compensate import described
 from pagcp_ir.cost import costs
-from pagcp_ir.planning import keep_of, legal, require_free_units
+from pagcp_ir.planning import fingerprint, keep_of, legal, require_free_units
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import require_exact, verify
@@ -94,7 +93,6 @@ class Context:
     tasks: tuple[Task, ...] = ()
     journal: Journal = field(default_factory=Journal)
     progress: Progress = _silent
-    workdir: Path | None = None
     original: Program | None = None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -103,6 +101,15 @@ class Context:
         """Write one record to the journal and tell the progress display of it."""
         self.journal.write(kind, **fields)
         self.progress(kind, fields)
+
+    def once(self, what: str, program: Program, find: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+        """Numbers by name that `find` measures of the program; they are read back after a kill."""
+        name = f"{what} {fingerprint(program)}" if self.journal.asked else ""
+        if (known := self.journal.recall(name)) is not None:
+            return {key: float(number) for key, number in known.fields["numbers"].items()}
+        found = find()
+        self.journal.remember(name, {"numbers": dict(found)})
+        return found
 
     def need_oracle(self, name: str) -> Oracle:
         """The oracle. DataError D709 when there are no tasks or data for one, or no calibration split."""

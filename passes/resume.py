@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pagcp_ir.program import Program
+from passes.processes import broadcast_object
 
 __all__ = ["Checkpoint", "Checkpoints", "Place", "drawn", "go_on_drawing"]
 
@@ -32,7 +33,7 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The state that was saved last before the run was killed; None when there is none."""
-        return _loaded(self.path) if self.path is not None and self.there else None
+        return broadcast_object("a checkpoint", lambda: _loaded(self.path) if self.path and self.there else None)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save the state in place of the one before."""

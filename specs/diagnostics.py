@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "S117": "the file is too large, too deep, or expands to too many values",
     "S118": "a name does not have the form that is needed here, such as module:callable",
     "S119": "the output exists and may not be replaced, or cannot be written where it was asked for",
+    "S120": "an interrupted run cannot be gone on with, because it is one of another spec, network or version",
     # the artifacts
     "E601": "a module cannot be written as source that needs only torch",
     "E602": "an operation of the network cannot be written as source that needs only torch",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pagcp_cli.folder import check_target, staged
+from pagcp_cli.folder import check_target, staged, unfinished
 from specs.diagnostics import SpecError
 
 
@@ -20,10 +20,10 @@ def result(folder: Path, **more: str) -> Path:
 
 def test_appears_when_complete(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with staged(out, force=False) as folder:
-        (folder / "plan.json").write_text("new")
+    with staged(out, force=False) as stage:
+        (stage.result / "plan.json").write_text("new")
         assert not out.exists()
-        assert folder.parent == out.parent
+        assert stage.folder.parent == out.parent
     assert (out / "plan.json").read_text() == "new"
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
@@ -31,16 +31,16 @@ def test_appears_when_complete(tmp_path: Path) -> None:
 def test_is_readable_by_others(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "file").touch()
-    with staged(tmp_path / "out", force=False) as folder:
-        (folder / "file").touch(0o600)
+    with staged(tmp_path / "out", force=False) as stage:
+        (stage.result / "file").touch(0o600)
     for name in ("", "file"):
         assert (tmp_path / "out" / name).stat().st_mode == (tmp_path / "plain" / name).stat().st_mode
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), staged(tmp_path / "out", force=False) as folder:
-        (folder / "plan.json").write_text("half")
+    with pytest.raises(error), staged(tmp_path / "out", force=False) as stage:
+        (stage.result / "plan.json").write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == []
 
@@ -55,8 +55,8 @@ def test_failure_leaves_the_earlier_result(tmp_path: Path) -> None:
 
 def test_force_replaces_an_earlier_result(tmp_path: Path) -> None:
     out = result(tmp_path / "out", **{"model.onnx": "old"})
-    with staged(out, force=True) as folder:
-        (folder / "plan.json").write_text("new")
+    with staged(out, force=True) as stage:
+        (stage.result / "plan.json").write_text("new")
     assert {p.name: p.read_text() for p in out.iterdir()} == {"plan.json": "new"}
     assert list(tmp_path.iterdir()) == [out]
 
@@ -99,6 +99,60 @@ def test_files_and_links_are_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with staged(tmp_path / "out", force=False) as folder:
-        (folder / "plan.json").write_text("new")
+    with staged(tmp_path / "out", force=False) as stage:
+        (stage.result / "plan.json").write_text("new")
     assert (tmp_path / "out" / "plan.json").read_text() == "new"
+
+
+def interrupted(out: Path, *, worked: bool = True) -> None:
+    """A run to `out` that was killed while it searched."""
+    with pytest.raises(KeyboardInterrupt), staged(out, force=False) as stage:
+        record = '{"kind": "answer", "key": "a"}\n' if worked else '{"kind": "start"}\n'
+        stage.journal.write_text(record)
+        (stage.result / "model.py").write_text("half")
+        (stage.checkpoints / "001-finetune.running.pt").write_text("state")
+        stage.keep = True
+        raise KeyboardInterrupt
+
+
+def test_what_was_found_is_not_lost_unasked(tmp_path: Path) -> None:
+    interrupted(tmp_path / "out")
+    assert unfinished(tmp_path / "out")
+    assert refused(tmp_path / "out", force=False) == (
+        "error[S119]: an earlier run to OUT was interrupted\n  hint: --resume goes on with it, --force starts anew"
+    )
+    with staged(tmp_path / "out", force=False, resume=True) as stage:
+        assert [p.name for p in stage.result.iterdir()] == ["journal.jsonl"]
+        assert [p.name for p in stage.checkpoints.iterdir()] == ["001-finetune.running.pt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("worked", "force"), [(True, True), (False, False)])
+def test_an_interrupted_run_is_swept(tmp_path: Path, worked: bool, force: bool) -> None:
+    interrupted(tmp_path / "out", worked=worked)
+    with staged(tmp_path / "out", force) as stage:
+        assert [p for p in stage.folder.rglob("*") if p.is_file()] == []
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_runs_to_one_place(tmp_path: Path) -> None:
+    with staged(tmp_path / "out", force=False) as stage:
+        for resume in (False, True):
+            with pytest.raises(SpecError, match="another run is writing"):
+                check_target(tmp_path / "out", force=True, resume=resume)
+            with pytest.raises(SpecError, match="another run is writing"), staged(tmp_path / "out", True, resume):
+                pass
+        (stage.result / "plan.json").write_text("new")
+    assert (tmp_path / "out" / "plan.json").read_text() == "new"
+
+
+def test_a_kill_between_the_renames_loses_neither_result(tmp_path: Path) -> None:
+    out = result(tmp_path / "out")
+    interrupted_at = tmp_path / ".out.partial"
+    (interrupted_at / "result").mkdir(parents=True)
+    out.rename(interrupted_at / "old")
+    with pytest.raises(RuntimeError), staged(out, force=True):
+        assert (out / "plan.json").read_text() == "old"
+        raise RuntimeError
+    assert (out / "plan.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]

@@ -1,0 +1,130 @@
+"""A run that can be gone on with: its folder, its journal, its checkpoints, and what it must be the same run of.
+
+The first record of a journal, `start`, says which spec, network, calibration data and versions its answers are of; a
+run goes on only with answers of its own. What is exported does not count: no answer depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pagcp_cli.folder import Stage, staged
+from pagcp_ir.planning import fingerprint
+from pagcp_ir.program import Program
+from passes.data import Batch
+from passes.journal import Journal
+from passes.resume import Checkpoints
+from specs.diagnostics import DataError, EmitError, PagcpError, SpecError
+from specs.lock import resolved
+from specs.spec import Spec
+
+__all__ = ["Run", "opened"]
+
+_MAY_PASS = (DataError, EmitError, SpecError)
+"""Expected failures after which the same run may still end well: the user's code or data, the place to write to."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run writes to, and goes on from."""
+
+    stage: Stage
+    journal: Journal
+    checkpoints: Checkpoints
+
+    def begin(self, spec: Spec, program: Program, batches: Sequence[Batch]) -> None:
+        """Say what the run is of, or see that it is the same. SpecError S120 when it is another one."""
+        own = _identity(spec, program, batches)
+        found = self.journal.identity
+        if found is None:
+            self.journal.write("start", **own)
+            return
+        other = [key for key, value in own.items() if key != "resolved" and found.get(key) != value]
+        if other:
+            message = f"the interrupted run is {_told(other[0], found, own)}"
+            raise SpecError.one("S120", message, hint="--force without --resume starts anew")
+        self.journal.write("resumed")
+
+
+@contextmanager
+def opened(out: Path, force: bool, resume: bool) -> Iterator[Run]:
+    """The run that ends with a result in `out`. What it found is kept when it ends in another way that may pass."""
+    with staged(out, force, resume) as stage, Journal(stage.journal, stage.rows) as journal:
+        try:
+            yield Run(stage, journal, Checkpoints(stage.checkpoints))
+        except PagcpError as error:
+            stage.keep = journal.worked and isinstance(error, _MAY_PASS)
+            raise
+        except BaseException:
+            stage.keep = journal.worked
+            raise
+        stage.keep = journal.worked  # until it is published
+
+
+def _identity(spec: Spec, program: Program, batches: Sequence[Batch]) -> dict[str, Any]:
+    """What a run has in common with one that it goes on with. `resolved` is there to say what differs."""
+    whole = {key: value for key, value in resolved(spec, spec.path, ()).items() if key != "export"}
+    return {
+        "spec": _digest([json.dumps(whole, sort_keys=True, default=str).encode()]),
+        "network": fingerprint(program),
+        "calibration": _digest(_said(leaf) for b in batches for leaf in pytree.tree_leaves((b.inputs, b.target))),
+        "versions": {"pagcp": version("pagcp"), "python": platform.python_version(), "torch": str(torch.__version__)},
+        "resolved": spec.resolved(),
+    }
+
+
+def _told(key: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """In which way the run that was found is another one."""
+    if key == "spec":
+        return f"of another spec: {_difference(found.get('resolved'), json.loads(json.dumps(own['resolved'])))}"
+    if key == "versions":
+        old, new = (", ".join(f"{name} {each}" for name, each in part[key].items()) for part in (found, own))
+        return f"of other versions: {old}; here are {new}"
+    return {
+        "network": "of another network: its tensors or its code changed",
+        "calibration": "on other calibration data",
+    }[key]
+
+
+def _difference(old: Any, new: Any, at: str = "") -> str:
+    """The first place at which two specs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (left, right) in enumerate(zip(old, new, strict=True)):
+            if left != right:
+                return _difference(left, right, f"{at}[{index}]")
+    return f"{at} was {_short(old)}, is {_short(new)}" if at else "a value of the environment changed"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _digest(parts: Any) -> str:
+    digest = sha256()
+    for part in parts:
+        digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _said(leaf: Any) -> bytes:
+    if isinstance(leaf, Tensor):
+        head = f"{leaf.dtype}{tuple(leaf.shape)}".encode()
+        return head + leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return repr(leaf).encode()
