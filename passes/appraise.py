@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pagcp_ir.channels import Keep
 from passes.oracle import Samples
-from passes.racing import Interval, Sampled, interval, race
+from passes.racing import Interval, Sampled, average, interval, race
 from passes.space import Losses
 from passes.walk import Appraisal, Yardstick
 
@@ -40,7 +40,7 @@ class RacingAppraiser:
                 was, now = self.space.losses(before), self.space.losses(after)
                 return Appraisal({task: origin[task] + now[task] - was[task] for task in origin})
             added = self._added(seen, yardstick)
-            n = len(next(iter(seen["new"].values.values())))
+            n = seen["new"].looked
             low, high = (max(getattr(a, end) for a in added.values()) / saved for end in ("low", "high"))
             known = math.isfinite(bar) and (high <= bar or low > bar)
             middle = max(a.mean for a in added.values()) / saved
@@ -61,7 +61,7 @@ class RacingAppraiser:
                 return Appraisal(losses, better=yardstick.worst(losses)[1] < bar)
             added = self._added(seen, yardstick)
             if any(not yardstick.load(task, old[task]) + a.low <= bar for task, a in added.items()):
-                return Appraisal(_moved(old, seen), len(next(iter(seen["new"].values.values()))))
+                return Appraisal(_moved(old, seen), seen["new"].looked)
             return None
 
         return race(self.space, {"new": keep, "old": than}, settle)
@@ -72,12 +72,12 @@ class RacingAppraiser:
         for task, base in yardstick.base.items():
             unit = (abs(base) or 1.0) * yardstick.tolerance[task]
             difference = seen["new"].values[task] - seen["old"].values[task]
-            found[task] = interval(difference / unit, seen["new"].total, self.alpha)
+            found[task] = interval(difference / unit, seen["new"].of(task), self.alpha)
         return found
 
 
 def _moved(losses: Losses, seen: Mapping[str, Samples]) -> dict[str, float]:
     return {
-        task: loss + float((seen["new"].values[task] - seen["old"].values[task]).mean())
+        task: loss + average(seen["new"].values[task] - seen["old"].values[task])
         for task, loss in losses.items()
     }

@@ -14,9 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
+from passes.batches import Batch, chunks, collates_rows, mixed
 from passes.callables import call, resolve
+from passes.labels import TargetOf, collate
 from passes.seeding import borrowed_rng
 from specs.diagnostics import DataError, nearest
 from specs.spec import Spec
@@ -31,17 +33,11 @@ CACHE_LIMIT = 8 * 2**30
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Positional inputs [size, ...], the target as the collate function made it, and the number of samples."""
-
-    inputs: tuple[Tensor, ...]
-    target: Any
-    size: int
-
-
-@dataclass(frozen=True)
 class Split:
-    """One split. `source` is indexed, or iterated as it is when it cannot be indexed or samples in its own way."""
+    """One split. `source` is indexed, or iterated as it is when it cannot be indexed or samples in its own way.
+
+    `parts`, in place of a source: splits of some tasks each, which `tasks` names there.
+    """
 
     name: str
     source: Any
@@ -53,23 +49,34 @@ class Split:
     device: torch.device = CPU
     seed: int = 0
     subset: tuple[int, ...] | None = None
+    tasks: frozenset[str] | None = None
+    parts: tuple[Split, ...] = ()
 
     @property
     def indexed(self) -> bool:
         """Whether samples can be had by index."""
+        if self.parts:
+            return all(part.indexed for part in self.parts)
         return not isinstance(self.source, (DataLoader, IterableDataset)) and hasattr(self.source, "__getitem__")
 
     def __len__(self) -> int:
         """Number of samples; TypeError when the source does not know."""
+        if self.parts:
+            return sum(len(part) for part in self.parts)
         if self.subset is not None:
             return len(self.subset)
         source: Any = self.source.dataset if isinstance(self.source, DataLoader) else self.source
         return len(source)
 
     def sample(self, count: int | None) -> Split:
-        """A seeded subset of `count` samples (all when None or when there are fewer), in the split's order."""
+        """A seeded subset of `count` samples (all when None or when there are fewer), in the split's order.
+
+        Of each part so many.
+        """
         if count is None:
             return self
+        if self.parts:
+            return replace(self, parts=tuple(part.sample(count) for part in self.parts))
         if not self.indexed:
             message = f"{count} samples of the {self.name} split were asked for, but it cannot be indexed"
             raise DataError.one("D710", message, hint="give a dataset with __len__ and __getitem__")
@@ -79,14 +86,21 @@ class Split:
         return replace(self, subset=tuple(sorted(order.tolist())))
 
     def batches(self) -> Iterator[Batch]:
-        """All samples in the fixed order. DataErrors name the split and the batch."""
+        """All samples in the fixed order, one part after the other. DataErrors name the split and the batch."""
+        if self.parts:
+            return (batch for part in self._here() for batch in part.batches())
         if not self.indexed:
             return self._iterated(self.source)
-        order = list(range(len(self))) if self.subset is None else list(self.subset)
-        return self._iterated(chunks(order, self.batch_size))
+        return self._iterated(chunks(self._order(), self.batch_size))
 
     def shuffled(self, epoch: int, batch_size: int | None = None) -> Iterator[Batch]:
-        """All samples in an order that depends on seed and epoch; the last batch is merged when it is short."""
+        """All samples in an order that depends on seed and epoch; the last batch is merged when it is short.
+
+        The batches of parts are mixed, as evenly as their numbers allow.
+        """
+        if self.parts:
+            sizes = [len(part) if part.indexed else 1 for part in self.parts]
+            return mixed([part.shuffled(epoch, batch_size) for part in self._here()], sizes)
         if not self.indexed:
             return self._iterated(self.source)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -99,15 +113,33 @@ class Split:
         """All batches, kept on the device. DataError D706 when they would take more than CACHE_LIMIT bytes."""
         kept, used = [], 0
         with borrowed_rng(self.seed):
-            for batch in self.batches():
-                leaves = pytree.tree_leaves((batch.inputs, batch.target))
-                used += sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
-                if used > CACHE_LIMIT:
-                    hint = "set data.calibration.samples to use a part of it"
-                    message = f"the {self.name} split takes more than {CACHE_LIMIT >> 30} GiB"
-                    raise DataError.one("D706", message, hint=hint)
-                kept.append(batch)
+            for part in self._here():
+                by_row = part._collates_rows()
+                for batch in part.batches():
+                    leaves = pytree.tree_leaves((batch.inputs, batch.target))
+                    used += sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+                    if used > CACHE_LIMIT:
+                        hint = "set data.calibration.samples to use a part of it"
+                        message = f"the {self.name} split takes more than {CACHE_LIMIT >> 30} GiB"
+                        raise DataError.one("D706", message, hint=hint)
+                    kept.append(replace(batch, by_row=by_row))
         return tuple(kept)
+
+    def _here(self) -> tuple[Split, ...]:
+        """The parts, on this split's device; itself when it has none."""
+        return tuple(replace(part, device=self.device) for part in self.parts) or (self,)
+
+    def _collates_rows(self) -> bool:
+        """Whether a batch is its samples, one row each: shown on the first batch, for a collate function not ours."""
+        if not self.indexed:
+            return getattr(self.source, "collate_fn", self.collate or default_collate) is default_collate
+        if self.collate is None:
+            return True
+        with borrowed_rng(self.seed):
+            return collates_rows(self.collate, self.source, chunks(self._order(), self.batch_size)[0])
+
+    def _order(self) -> list[int]:
+        return list(range(len(self))) if self.subset is None else list(self.subset)
 
     def _iterated(self, plan: Any) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -117,9 +149,8 @@ class Split:
                 options: dict[str, Any] = {"batch_sampler": plan}
             else:
                 options = {"batch_size": self.batch_size}
-            loader = DataLoader(
-                self.source, num_workers=self.workers, collate_fn=self.collate, generator=generator, **options
-            )
+            options |= {"collate_fn": self.collate or collate, "generator": generator}
+            loader = DataLoader(self.source, num_workers=self.workers, **options)
         steps = iter(loader)
         count = 0
         while True:
@@ -145,7 +176,7 @@ class Split:
         inputs = tuple(given) if isinstance(given, (tuple, list)) else (given,)
         self._check(inputs, place)
         inputs, target = pytree.tree_map_only(Tensor, lambda t: t.to(self.device, non_blocking=True), (inputs, target))
-        return Batch(inputs, target, int(inputs[0].shape[0]))
+        return Batch(inputs, target if self.tasks is None else TargetOf(self.tasks, target), int(inputs[0].shape[0]))
 
     def _check(self, inputs: tuple[Any, ...], place: str) -> None:
         for i, value in enumerate(inputs):
@@ -190,15 +221,6 @@ class Splits:
         return (self["test"], "test") if "test" in self else (self["validation"], "validation")
 
 
-def chunks(order: Sequence[int], size: int) -> list[list[int]]:
-    """Consecutive chunks of `size`; a shorter last one is merged into the one before."""
-    parts = [list(order[i : i + size]) for i in range(0, len(order), size)]
-    if len(parts) > 1 and len(parts[-1]) < size:
-        last = parts.pop()
-        parts[-1] += last
-    return parts
-
-
 def load_splits(spec: Spec, device: torch.device) -> Splits:
     """Call the spec's data factory. DataErrors: D709 for missing or unknown splits, D705 for an empty one."""
     if spec.data is None:
@@ -214,21 +236,42 @@ def load_splits(spec: Spec, device: torch.device) -> Splits:
         if name not in SPLITS:
             message = f"{spec.data.factory} returns an unknown split {name!r}"
             raise DataError.one("D709", message, where, nearest(str(name), list(SPLITS)))
-    collate = None if spec.data.collate is None else resolve(spec.data.collate, folder, where)
+    made_by = None if spec.data.collate is None else resolve(spec.data.collate, folder, where)
     plain = Split(
         name="",
         source=None,
         batch_size=spec.data.batch_size,
         workers=spec.data.workers,
-        collate=collate,
+        collate=made_by,
         shapes=tuple(tuple(given.shape) for given in spec.model.inputs),
         device=device,
         seed=spec.seed,
     )
-    splits = {name: _split(replace(plain, name=name), source, where) for name, source in made.items()}
+    tasks = [task.name for task in spec.tasks]
+    splits = {name: _split_or_parts(replace(plain, name=name), source, tasks, where) for name, source in made.items()}
     if "calibration" in splits:
         splits["calibration"] = splits["calibration"].sample(spec.data.calibration.samples)
     return Splits(splits, spec.data.factory, where)
+
+
+def _split_or_parts(plain: Split, source: Any, tasks: Sequence[str], where: str) -> Split:
+    """The split; where the source is a mapping of tasks to data, one part for each data set."""
+    if not isinstance(source, Mapping):
+        return _split(plain, source, where)
+    for name in source:
+        if name not in tasks:
+            message = f"the {plain.name} split has data for an unknown task {name!r}"
+            raise DataError.one("D709", message, where, nearest(str(name), tasks))
+    if lacking := [name for name in tasks if name not in source]:
+        raise DataError.one("D709", f"the {plain.name} split has no data for the task {lacking[0]!r}", where)
+    shared: dict[int, list[str]] = {}
+    for name in tasks:  # tasks with the same data see the same batches
+        shared.setdefault(id(source[name]), []).append(name)
+    parts = []
+    for names in shared.values():
+        part = replace(plain, name=f"{plain.name} ({', '.join(names)})", tasks=frozenset(names))
+        parts.append(_split(part, source[names[0]], where))
+    return replace(plain, parts=tuple(parts))
 
 
 def _split(plain: Split, source: Dataset[Any] | DataLoader[Any], where: str) -> Split:
@@ -237,7 +280,8 @@ def _split(plain: Split, source: Dataset[Any] | DataLoader[Any], where: str) -> 
         plain = replace(plain, batch_size=source.batch_size)
         known = isinstance(source.sampler, (SequentialSampler, RandomSampler))
         if known and not getattr(source.sampler, "replacement", False):
-            plain = replace(plain, collate=plain.collate or source.collate_fn, workers=source.num_workers)
+            made = None if source.collate_fn is default_collate else source.collate_fn
+            plain = replace(plain, collate=plain.collate or made, workers=source.num_workers)
             source = source.dataset
     elif not isinstance(source, DataLoader) and not (hasattr(source, "__getitem__") or hasattr(source, "__iter__")):
         message = f"the {plain.name} split is a {type(source).__name__}, neither a dataset nor a DataLoader"

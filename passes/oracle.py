@@ -1,14 +1,18 @@
 """The oracle: what each task's loss would be on the calibration set if only `keep` were kept.
 
-Losses are per-sample means in float64, in eval mode, on the network really cut: slicing is exact for every op. A last
-short batch is merged into the one before: batch 1 takes other kernels. Who asks for samples gets them batch by batch,
-from the calibration set in a seeded random order, remembered, so that asking for more costs only what is more.
-Activations of prefixes that do not change are used again (prefix.py), which changes no bit.
+Losses are means in float64 over the samples that have the task's label, in eval mode, on the network really cut:
+slicing is exact for every op. A last short batch is merged into the one before: batch 1 takes other kernels. Who asks
+for samples gets them batch by batch, from the calibration set in a seeded random order, remembered, so that asking for
+more costs only what is more. Activations of prefixes that do not change are used again (prefix.py), which changes no
+bit. Several processes share the batches, never one batch, and add up in the order of the batches: no bit depends on
+how many there are.
 """
 
 from __future__ import annotations
 
+import math
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -23,12 +27,13 @@ from pagcp_ir.cost import layer_costs
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.answers import Answers
-from passes.data import Batch
-from passes.journal import Numbers, Remembered
+from passes.batches import Batch
 from passes.prefix import Prefixes
+from passes.processes import broadcast_object, gather_in_order, world
 from passes.samples import EachSample, merged, separable, shuffled
-from passes.seeding import borrowed_rng
-from passes.tasks import Task, task_losses, weighted
+from passes.seeding import borrowed_rng, reseed
+from passes.sums import Found, Sums, unlabelled
+from passes.tasks import Task, batch_losses, labelled, weighted
 from specs.diagnostics import DataError
 
 __all__ = ["Finish", "Look", "Oracle", "RealOracle", "Samples", "Usage"]
@@ -58,44 +63,21 @@ class Usage:
 class Samples:
     """By task: losses of samples, float64 [n], or of whole batches where samples cannot be told apart.
 
-    `total`: how many there are in all.
+    `total`: how many there are in all; `totals`: of the tasks whose label some lack.
     """
 
     values: Mapping[str, NDArray[np.float64]]
     total: int
+    totals: Mapping[str, int] = field(default_factory=dict)
 
+    def of(self, task: str) -> int:
+        """How many there are of that task in all."""
+        return self.totals.get(task, self.total)
 
-@dataclass
-class _Answer:
-    """What is known of one keep-set: sums over the first `done` batches, and their samples where these are kept."""
-
-    totals: dict[str, float]
-    values: dict[str, list[NDArray[np.float64]]]
-    done: int = 0
-    unfit: dict[str, int] = field(default_factory=dict)
-
-    def add(self, name: str, values: NDArray[np.float64], number: int, size: int, *, keep: bool) -> None:
-        """Add a task's losses of batch `number`, whose mean stands for `size` samples."""
-        self.totals[name] += float(values.mean()) * size
-        if keep:
-            self.values[name].append(values)
-        if not np.isfinite(values).all():
-            self.unfit.setdefault(name, number)
-
-    def since(self, first: int) -> tuple[dict[str, Any], dict[str, Numbers]]:
-        """What batches from `first` on made of it, for `take`: fields, and rows of numbers."""
-        new = {name: parts[first:] for name, parts in self.values.items() if parts[first:]}
-        sizes = {name: [part.size for part in parts] for name, parts in new.items()}
-        fields = {"totals": self.totals, "unfit": self.unfit, "done": self.done, "sizes": sizes}
-        return fields, {name: np.concatenate(parts) for name, parts in new.items()}
-
-    def take(self, known: Remembered) -> None:
-        """Go on to where it was when that was remembered."""
-        self.totals = {name: float(total) for name, total in known.fields["totals"].items()}
-        self.unfit = {name: int(number) for name, number in known.fields["unfit"].items()}
-        self.done = int(known.fields["done"])
-        for name, sizes in known.fields["sizes"].items():
-            self.values[name] += np.split(known.rows[name], np.cumsum(sizes)[:-1])
+    @property
+    def looked(self) -> int:
+        """How many these are, of the task of which there are fewest."""
+        return min(len(values) for values in self.values.values())
 
 
 class Oracle(Protocol):
@@ -145,10 +127,13 @@ class RealOracle:
         self._samples = sum(batch.size for batch in self._batches)
         if not self._samples:
             raise DataError.one("D705", "the calibration split is empty")
+        self._labels = {t.name: sum(labelled(t, b.target, b.size) for b in self._batches) for t in tasks}
+        for name in (name for name, count in self._labels.items() if not count):
+            raise unlabelled(name)
         self._shuffled = False
         self._each: EachSample | None = None
         self._program: Program | None = None
-        self._known: dict[_Key, _Answer] = {}
+        self._known: dict[_Key, Sums] = {}
         self._runs: dict[_Key, _Run] = {}
         self._megabytes = 0
         self._prefixes: Prefixes | None = None
@@ -171,7 +156,7 @@ class RealOracle:
     ) -> Mapping[str, float]:
         """See Oracle."""
         answer = self._asked(program, channels, keep, len(self._batches), finish)
-        return {name: total / self._samples for name, total in answer.totals.items()}
+        return {name: answer.mean(name) for name in answer.totals}
 
     def samples(
         self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None = None
@@ -179,20 +164,30 @@ class RealOracle:
         """See Oracle. The calibration set is shuffled when this is asked for the first time."""
         if not self._shuffled:
             self._batches, self._shuffled = shuffled(self._batches), True
-            self._each = separable(program, self._tasks, self._batches[0])
+            self._each = broadcast_object(
+                "how samples are told apart", lambda: separable(program, self._tasks, self._batches)
+            )
             self._forget()
         answer = self._asked(program, channels, keep, batches, finish)
-        total = self._samples if self._each is not None else len(self._batches)
-        return Samples({name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}, total)
+        values = {name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}
+        if self._each is None:
+            return Samples(values, len(self._batches))
+        return Samples(values, self._samples, {name: n for name, n in self._labels.items() if n != self._samples})
 
     def unfit(self, keep: Keep, finish: Finish | None = None) -> Mapping[str, int]:
         """See Oracle."""
         answer = self._known.get((keep.tobytes(), finish))
-        return {} if answer is None else dict(answer.unfit)
+        if answer is None:
+            return {}
+        return {name: number for name, number in answer.unfit.items() if number < answer.asked}
 
     def gradients(self, program: Program) -> Mapping[str, Tensor]:
         """See Oracle. The last program's gradients are remembered."""
-        return self.once("gradients", program, lambda tasks, batches: self._differentiate(program))
+
+        def look(tasks: Sequence[Task], batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+            return broadcast_object("gradients", lambda: self._differentiate(program))
+
+        return self.once("gradients", program, look)
 
     def once(self, what: str, program: Program, look: Look[_T]) -> _T:
         """See Oracle."""
@@ -212,9 +207,7 @@ class RealOracle:
         """Forget the answers: they are those of another program, or of other batches."""
         self._known, self._runs, self._prefixes = {}, {}, None
 
-    def _asked(
-        self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None
-    ) -> _Answer:
+    def _asked(self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None) -> Sums:
         """The answer for that keep-set, gone on with until so many batches are done."""
         if self._program is not program:
             self._program = program
@@ -222,29 +215,40 @@ class RealOracle:
         key = (keep.tobytes(), finish)
         if key not in self._known:
             names = [task.name for task in self._tasks]
-            self._known[key] = _Answer(dict.fromkeys(names, 0.0), {name: [] for name in names})
+            self._known[key] = Sums(dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), {name: [] for name in names})
         answer = self._known[key]
+        answer.asked = max(answer.asked, batches)
         if answer.done >= batches:
             return answer
-        first = answer.done
-        name = self._answers.name(program, keep, finish, self._shuffled, first, batches)
-        if (known := self._answers.recall(name)) is not None:
+        first, last = answer.done, self._last(answer.done, batches)
+        name = self._answers.name(program, keep, finish, self._shuffled, first, last)
+        known = broadcast_object("a remembered answer", lambda: self._answers.recall(name))
+        if known is not None:
             answer.take(known)
             self._spent(float(known.fields["seconds"]), int(known.fields["images"]), first == 0)
             return answer
         before = self._usage
-        if key not in self._runs:
-            cut = materialise(program, channels, keep)
-            while len(self._runs) >= HELD:
-                del self._runs[next(iter(self._runs))]
-            self._runs[key] = self._run(program, channels, cut if finish is None else finish(cut, keep))
-        self._go_on(answer, self._runs[key], batches)
+
+        def run(number: int, batch: Batch) -> Any:
+            if key not in self._runs:
+                cut = materialise(program, channels, keep)
+                while len(self._runs) >= HELD:
+                    del self._runs[next(iter(self._runs))]
+                self._runs[key] = self._run(program, channels, cut if finish is None else finish(cut, keep))
+            return self._runs[key](number, batch)
+
+        self._go_on(answer, run, last, f"batches {first} to {last} of {zlib.crc32(key[0]):08x}")
         fields, rows = answer.since(first)
         spent = {"images": self._usage.images - before.images, "seconds": self._usage.seconds - before.seconds}
         self._answers.remember(name, {**fields, **spent}, rows)
         if answer.done == len(self._batches):
-            del self._runs[key]
+            self._runs.pop(key, None)
         return answer
+
+    def _last(self, first: int, asked: int) -> int:
+        """Where to go on to from `first`: every process does as many batches as the busiest one, if there are any."""
+        size = world().size
+        return min(len(self._batches), first + size * math.ceil((asked - first) / size))
 
     def _run(self, program: Program, channels: ChannelGraph, cut: Program) -> _Run:
         """How to run `cut`, which was made of `program`."""
@@ -256,25 +260,28 @@ class RealOracle:
             self._prefixes = Prefixes(program, self._megabytes, self._samples, work)
         return self._prefixes.run(cut)
 
-    def _go_on(self, answer: _Answer, run: _Run, batches: int) -> None:
-        began, first, images = time.perf_counter(), answer.done == 0, 0
-        with borrowed_rng(0), torch.inference_mode():
-            for number in range(answer.done, batches):
-                batch = self._batches[number]
-                if self._shuffled:  # the same draws whether or not the batches before were run just now
-                    torch.manual_seed(number)
-                for name, values in self._values(run(number, batch), batch).items():
-                    answer.add(name, values, number, batch.size, keep=self._shuffled)
-                images += batch.size
-                answer.done += 1
-        self._spent(time.perf_counter() - began, images, first)
+    def _go_on(self, answer: Sums, run: _Run, last: int, what: str) -> None:
+        began, first = time.perf_counter(), answer.done
 
-    def _values(self, output: Any, batch: Batch) -> dict[str, NDArray[np.float64]]:
+        def work(number: int) -> Found:
+            batch = self._batches[number]
+            with torch.inference_mode():
+                reseed(number)  # the same draws whether or not the batches before were run just now, or here
+                return self._values(run(number, batch), batch)
+
+        with borrowed_rng(0):
+            found = gather_in_order(what, range(first, last), work)
+        for each in found:
+            answer.add(each, keep=self._shuffled)
+        images = sum(batch.size for batch in self._batches[first:last])
+        self._spent(time.perf_counter() - began, images, first == 0)
+
+    def _values(self, output: Any, batch: Batch) -> Found:
         """Each task's losses of the batch's samples where they were asked for and can be told apart, or its mean."""
         if self._each is not None:
-            return self._each(self._tasks, output, batch)
-        losses = task_losses(self._tasks, output, batch.target)
-        return {name: np.array([float(loss)]) for name, loss in losses.items()}
+            return {name: (values, values.size) for name, values in self._each(self._tasks, output, batch).items()}
+        losses = batch_losses(self._tasks, output, batch.target)
+        return {name: (np.array([float(loss.value)]), loss.of(batch.size)) for name, loss in losses.items()}
 
     def _differentiate(self, program: Program) -> dict[str, Tensor]:
         module = program.copy()
@@ -283,9 +290,10 @@ class RealOracle:
         module.zero_grad()
         with borrowed_rng(0), torch.enable_grad():
             for batch in self._batches:
-                losses: Mapping[str, Any] = task_losses(self._tasks, module(*batch.inputs), batch.target)
-                total = weighted(self._tasks, losses) * (batch.size / self._samples)
-                total.backward()
+                found = batch_losses(self._tasks, module(*batch.inputs), batch.target)
+                shares = {name: loss.value * (loss.of(batch.size) / self._labels[name]) for name, loss in found.items()}
+                if shares:
+                    weighted(self._tasks, shares).backward()
         return {name: torch.zeros_like(p) if p.grad is None else p.grad.detach() for name, p in parameters.items()}
 
     def _spent(self, seconds: float, images: int, first: bool = True) -> None:

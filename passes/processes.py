@@ -114,11 +114,17 @@ def joined() -> Iterator[World]:
         yield world()
         return
     made = not dist.is_initialized()
-    if made:
-        store, rank, size = next(rendezvous("env://", timeout=START))
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=WAIT)
-    group = dist.new_group(backend="gloo", timeout=WAIT)
-    _joined = _Joined(World(dist.get_rank(), dist.get_world_size()), group)
+    try:
+        if made:
+            store, rank, size = next(rendezvous("env://", timeout=START))
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=WAIT)
+        group = dist.new_group(backend="gloo", timeout=WAIT)
+        _joined = _Joined(World(dist.get_rank(), dist.get_world_size()), group)
+        barrier("the start")
+    except RuntimeError as error:  # of torch.distributed: all that it raises
+        _joined = None
+        told = (str(error).strip().splitlines() or [""])[0]
+        raise ProcessError.one("R901", f"the processes of this launch cannot reach each other: {told}") from error
     try:
         yield _joined.world
         _last(_joined)
@@ -166,15 +172,19 @@ def broadcast_object(what: str, make: Callable[[], _T]) -> _T:
     """What the first process makes of it, in every process; it can be pickled."""
     if _joined is None:
         return make()
-    value, data = None, b""
     if is_main():
         value = make()
         data = pickle.dumps(value)
-    size = _exchanged(what, len(data))[0]
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
-    _heard(lambda: dist.broadcast(buffer, 0, group=_group(), async_op=True), what)
-    # every process has a copy of its own, the first one too: what is alike there is not the same object here
-    found: _T = pickle.loads(buffer.numpy().tobytes()) if value is None else value
+        _exchanged(what, data if len(data) < SHORT // 2 else len(data))
+        if len(data) >= SHORT // 2:
+            _broadcast(what, _bytes(data))
+        return value
+    told: bytes | int = _exchanged(what, None)[0]
+    if isinstance(told, int):
+        buffer = torch.empty(told, dtype=torch.uint8)
+        _broadcast(what, buffer)
+        told = buffer.numpy().tobytes()
+    found: _T = pickle.loads(told)
     return found
 
 
@@ -199,11 +209,6 @@ def _launched() -> bool:
     if dist.is_initialized():
         return dist.get_world_size() > 1
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _group() -> Any:
-    assert _joined is not None
-    return _joined.group
 
 
 def _exchanged(what: str, value: Any) -> list[Any]:
@@ -274,11 +279,13 @@ def _gathered(here: _Joined, mine: Tensor, deadline: float) -> list[Tensor]:
     return found
 
 
-def _heard(start: Callable[[], Any], what: str) -> None:
+def _broadcast(what: str, buffer: Tensor) -> None:
+    """Fill the buffer with the first process's."""
+    assert _joined is not None
     try:
-        start().wait(WAIT)
+        work: Any = dist.broadcast(buffer, 0, group=_joined.group, async_op=True)
+        work.wait(WAIT)
     except RuntimeError as error:
-        assert _joined is not None
         _joined.ending = _joined.alone = True
         raise _lost(what) from error
 

@@ -25,7 +25,7 @@ from passes.oracle import Samples
 from passes.sequential import Ruling, Turn, rule
 from passes.space import Space, worst_rise
 
-__all__ = ["Interval", "RacingRule", "Sampled", "interval", "race"]
+__all__ = ["Interval", "RacingRule", "Sampled", "average", "interval", "race"]
 
 LEAST = 64
 """Losses that a race looks at before it decides anything."""
@@ -69,6 +69,8 @@ class Interval:
 def interval(values: Values, total: int, alpha: float) -> Interval:
     """The mean of all `total` values, of which these were drawn at random; wrong with probability alpha, ever."""
     n = len(values)
+    if not n:  # no sample so far has the task's label
+        return Interval(0.0, math.inf)
     mean = float(values.mean())
     if n >= total:
         return Interval(mean, 0.0)
@@ -80,6 +82,11 @@ def interval(values: Values, total: int, alpha: float) -> Interval:
     tuned = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / TUNED
     mixture = 2 * (time * tuned + 1) / (time**2 * tuned) * math.log(math.sqrt(time * tuned + 1) / alpha)
     return Interval(mean, spread * math.sqrt(mixture) - farthest * math.log(alpha) / time)
+
+
+def average(values: Values) -> float:
+    """The mean; 0 of nothing."""
+    return float(values.mean()) if len(values) else 0.0
 
 
 def race(space: Sampled, keeps: Mapping[str, Keep], settle: Callable[[Mapping[str, Samples], int], _T | None]) -> _T:
@@ -129,7 +136,7 @@ class RacingRule:
         for task, base_loss in turn.base.losses.items():
             new, old = seen[""].values[task], seen[task].values[task]
             allowed = turn.tolerance * turn.scale[task]
-            found = self._excess(task, new, old, math.copysign(allowed, base_loss), seen[""].total)
+            found = self._excess(task, new, old, math.copysign(allowed, base_loss), seen[""].of(task))
             if not math.isfinite(found.mean):
                 return self._ruling(turn, seen, accepted=False)
             settled &= found.high <= 0
@@ -151,10 +158,10 @@ class RacingRule:
     def _ruling(self, turn: Turn, seen: Mapping[str, Samples], *, accepted: bool) -> Ruling:
         """The ruling with losses estimated from the base's and the paired differences, where there is no floor."""
         losses = {
-            task: float((seen[""].values[task] - seen[task].values[task]).mean()) + loss
+            task: average(seen[""].values[task] - seen[task].values[task]) + loss
             if task not in self.floors
-            else float(seen[""].values[task].mean())
+            else average(seen[""].values[task])
             for task, loss in turn.base.losses.items()
         }
         task, rose = worst_rise(losses, turn.base.losses, turn.scale)
-        return Ruling(losses, task, rose, accepted, len(next(iter(seen[""].values.values()))))
+        return Ruling(losses, task, rose, accepted, seen[""].looked)

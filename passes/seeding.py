@@ -9,7 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["borrowed_rng"]
+__all__ = ["borrowed_rng", "reseed"]
+
+
+def reseed(seed: int) -> None:
+    """Seed every global generator; inside `borrowed_rng` only."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @contextmanager
@@ -19,9 +26,7 @@ def borrowed_rng(seed: int | None = None) -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=devices):
         if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+            reseed(seed)
         try:
             yield
         finally:

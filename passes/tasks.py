@@ -1,35 +1,51 @@
 """Tasks: what the network is for. Each has a loss that the search may not let rise, a metric and a guarantee.
 
-A loss is the mean over its batch. Several tasks may share one joint callable (output, target) -> {task: loss}.
+A loss is the mean over the samples of its batch that have the task's label. Several tasks may share one joint callable
+(output, target) -> {task: loss}; there a loss may be a pair (loss, samples), or None where no sample has the label.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.utils import _pytree as pytree
 
-from passes.callables import call, resolve
-from passes.metrics import MetricFactory, Whole, torchmetrics_metric
+from passes.callables import resolve
+from passes.labels import Partial, TargetOf, lacking
+from passes.metrics import MetricFactory
+from passes.named import Loss, named_loss, named_metric
 from specs.diagnostics import DataError, nearest
 from specs.spec import Guarantee, Spec, TaskSpec
 
-__all__ = ["Key", "Loss", "Task", "build_tasks", "select", "task_losses", "weighted"]
+__all__ = [
+    "Key",
+    "Loss",
+    "Part",
+    "Task",
+    "TaskLoss",
+    "batch_losses",
+    "build_tasks",
+    "labelled",
+    "part_of",
+    "select",
+    "task_losses",
+    "weighted",
+]
 
 Key = str | int | None
-Loss = Callable[[Any, Any], Tensor]
-Joint = Callable[[Any, Any], Mapping[str, Tensor]]
+Joint = Callable[[Any, Any], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `joint`, where given, replaces `loss`; `distill` is how its outputs are imitated."""
+    """One task. `joint`, where given, replaces `loss`; `distill` is how its outputs are imitated.
+
+    `missing`: a sample has no label where its target is that value throughout.
+    """
 
     name: str
     output: Key = None
@@ -42,6 +58,28 @@ class Task:
     higher_is_better: bool = True
     guarantee: Guarantee | None = None
     distill: Literal["kl", "mse"] = "mse"
+    missing: Literal["nan"] | int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a task sees of a batch: its part of output and target; `samples`: of how many, None for all of them."""
+
+    output: Any
+    target: Any
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """The mean, a scalar, over the `samples` of a batch that have the task's label; None: over all of them."""
+
+    value: Tensor
+    samples: int | None = None
+
+    def of(self, size: int) -> int:
+        """Over how many of a batch of that size."""
+        return size if self.samples is None else self.samples
 
 
 def select(tree: Any, key: Key, what: str = "output") -> Any:
@@ -49,17 +87,22 @@ def select(tree: Any, key: Key, what: str = "output") -> Any:
 
     DataError D711 names what there is instead.
     """
-    if key is None:
-        return tree
-    if isinstance(tree, Mapping) and key in tree:
-        return tree[key]
-    for part in str(key).split("."):
+    for part in _path(tree, key):
         tree = _child(tree, part, f"{what} {key!r}")
     return tree
 
 
-def _child(tree: Any, part: str, what: str) -> Any:
+def _path(tree: Any, key: Key) -> Sequence[Any]:
+    """The steps down a tree; a key that is there as it is, dots or not, is one."""
+    if key is None:
+        return ()
+    return (key,) if isinstance(tree, Mapping) and key in tree else str(key).split(".")
+
+
+def _child(tree: Any, part: Any, what: str) -> Any:
     if isinstance(tree, Mapping):
+        if part in tree:
+            return tree[part]
         by_text = {str(key): key for key in tree}
         if part in by_text:
             return tree[by_text[part]]
@@ -73,33 +116,138 @@ def _child(tree: Any, part: str, what: str) -> Any:
     raise DataError.one("D711", f"{what}: {part!r} is looked up in a {type(tree).__name__}")
 
 
-def task_losses(tasks: Sequence[Task], output: Any, target: Any) -> dict[str, Tensor]:
-    """Each task's loss on one batch, a scalar tensor each, in the order of the tasks.
+def labelled(task: Task, target: Any, size: int) -> int:
+    """How many samples of a batch of `size` have the task's label; a joint callable may know better."""
+    found = _label(task, target)
+    if found is None:
+        return 0
+    return size if found[1] is None else len(found[1])
 
-    DataError D712 for a loss that raises, D713 for one that is no scalar.
+
+def part_of(task: Task, output: Any, target: Any) -> Part | None:
+    """What the task sees of a batch; None where no sample has its label. DataError D711, D716."""
+    found = _label(task, target)
+    if found is None:
+        return None
+    part, (label, rows) = select(output, task.output), found
+    if rows is None:
+        return Part(part, label)
+    return Part(_taken(part, rows, task), label, len(rows))
+
+
+def task_losses(tasks: Sequence[Task], output: Any, target: Any) -> dict[str, Tensor]:
+    """The losses of `batch_losses` alone."""
+    return {name: loss.value for name, loss in batch_losses(tasks, output, target).items()}
+
+
+def batch_losses(tasks: Sequence[Task], output: Any, target: Any) -> dict[str, TaskLoss]:
+    """Each task's loss on one batch, in the order of the tasks; not of those of which no sample has the label.
+
+    DataError D712 for a loss that raises, D713 for one that is no scalar, D716 for labels that cannot be told apart.
     """
-    joint: dict[Joint, Mapping[str, Tensor]] = {}
+    joint: dict[Joint, Mapping[str, Any]] = {}
     found = {}
     for task in tasks:
         if task.joint is not None:
-            if task.joint not in joint:
-                joint[task.joint] = _called(task.joint, "losses", output, target)
-            value: Any = select(joint[task.joint], task.name, "the value of losses:")
+            loss = _joint_loss(task, task.joint, joint, output, target)
         elif task.loss is not None:
-            output_part, target_part = select(output, task.output), select(target, task.target, "target")
-            value = _called(task.loss, f"the loss of {task.name!r}", output_part, target_part)
+            part = part_of(task, output, target)
+            loss = None
+            if part is not None:
+                value = _called(task.loss, f"the loss of {task.name!r}", part.output, part.target)
+                loss = TaskLoss(_scalar(task, value), part.samples)
         else:
             raise DataError.one("D712", f"task {task.name!r} has no loss")
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise DataError.one("D713", f"the loss of {task.name!r} must be one number, got {got}")
-        found[task.name] = value.reshape(())
+        if loss is not None:
+            found[task.name] = loss
     return found
 
 
+def _joint_loss(
+    task: Task, joint: Joint, known: dict[Joint, Mapping[str, Any]], output: Any, target: Any
+) -> TaskLoss | None:
+    """The task's loss from the joint callable, which is called once for all tasks."""
+    if isinstance(target, TargetOf):
+        if task.name not in target.tasks:
+            return None
+        target = target.value
+    if joint not in known:
+        if lacking(target):
+            hint = "data.collate: module:callable makes the targets of a batch as the callable wants them"
+            message = "`losses` sees whole targets, of which some samples lack a part"
+            raise DataError.one("D716", message, hint=hint)
+        known[joint] = _called(joint, "losses", output, target)
+    value: Any = select(known[joint], task.name, "the value of losses:")
+    if isinstance(value, tuple) and len(value) == 2:
+        value, samples = value[0], int(value[1])
+        return TaskLoss(_scalar(task, value), samples) if samples else None
+    return None if value is None else TaskLoss(_scalar(task, value))
+
+
+def _scalar(task: Task, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise DataError.one("D713", f"the loss of {task.name!r} must be one number, got {got}")
+    return value.reshape(())
+
+
+def _label(task: Task, target: Any) -> tuple[Any, Tensor | None] | None:
+    """The task's target of the samples that have it, and which these are, None for all; None where none has it."""
+    if isinstance(target, TargetOf):
+        if task.name not in target.tasks:
+            return None
+        target = target.value
+    found, rows = _opened(target, None)
+    for step in _path(found, task.target):
+        if found is None:
+            break
+        found, rows = _opened(_child(found, step, f"target {task.target!r}"), rows)
+    if rows is not None and not len(rows):
+        return None
+    if lacking(found):
+        hint = "`target` selects the part that the task's loss and metric take"
+        raise DataError.one("D716", f"the target of {task.name!r} has parts that some samples lack", hint=hint)
+    if task.missing is None:
+        return found, rows
+    there = _there(task, found, task.missing, None if rows is None else len(rows))
+    if bool(there.all()):
+        return found, rows
+    kept = there.nonzero().flatten()
+    return (found[kept], kept if rows is None else rows[kept]) if len(kept) else None
+
+
+def _opened(target: Any, rows: Tensor | None) -> tuple[Any, Tensor | None]:
+    """What is inside, of the samples that have it, and which of the batch these are; `rows`: those that are left."""
+    while isinstance(target, Partial):
+        rows = target.rows if rows is None else rows[target.rows]
+        target = target.value
+    return target, rows
+
+
+def _there(task: Task, target: Any, missing: Literal["nan"] | int, size: int | None) -> Tensor:
+    """bool [samples]: where the target is not `missing` throughout."""
+    if not isinstance(target, Tensor) or not target.ndim or (size is not None and len(target) != size):
+        message = f"missing: {missing} needs a target that is a tensor with the samples first, got {_shape(target)}"
+        raise DataError.one("D716", f"task {task.name!r}: {message}")
+    gone = target.isnan() if missing == "nan" else target == missing
+    return ~gone.reshape(len(target), -1).all(1)
+
+
+def _taken(output: Any, rows: Tensor, task: Task) -> Any:
+    """Those samples of the output."""
+
+    def taken(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.ndim or len(leaf) <= int(rows[-1]):
+            message = f"some samples have no label for {task.name!r}, but its output does not hold the samples first"
+            raise DataError.one("D716", f"{message}: it is {_shape(output)}")
+        return leaf[rows.to(leaf.device)]
+
+    return pytree.tree_map(taken, output)
+
+
 def weighted(tasks: Sequence[Task], losses: Mapping[str, Any]) -> Any:
-    """The sum over tasks of weight * loss; of tensors or of floats."""
-    return sum(task.weight * losses[task.name] for task in tasks)
+    """The sum over tasks of weight * loss, of tensors or of floats; without the tasks that have none."""
+    return sum(task.weight * losses[task.name] for task in tasks if task.name in losses)
 
 
 def _called(function: Callable[[Any, Any], Any], what: str, output: Any, target: Any) -> Any:
@@ -130,10 +278,10 @@ def build_tasks(spec: Spec) -> tuple[Task, ...]:
 
 
 def _task(spec: TaskSpec, joint: Joint | None, folder: Path | None, where: str) -> Task:
-    loss_name, loss = _loss(spec, folder, where)
+    loss_name, loss = named_loss(spec, folder, where)
     if loss is None and joint is None:
         raise DataError.one("D714", f"task {spec.name!r} has no loss, and the spec has no joint `losses`", where)
-    metric_name, metric, higher = _metric(spec, folder, where)
+    metric_name, metric, higher = named_metric(spec, folder, where)
     return Task(
         name=spec.name,
         output=spec.output,
@@ -146,83 +294,5 @@ def _task(spec: TaskSpec, joint: Joint | None, folder: Path | None, where: str) 
         higher_is_better=higher,
         guarantee=spec.guarantee,
         distill="kl" if loss_name == "cross_entropy" else "mse",
+        missing=spec.missing,
     )
-
-
-def _loss(spec: TaskSpec, folder: Path | None, where: str) -> tuple[str, Loss | None]:
-    if spec.loss is None:
-        return "", None
-    name, arguments = _named(spec.loss)
-    if ":" in name:
-        function = resolve(name, folder, where)
-    else:
-        known = [key for key in dir(functional) if not key.startswith("_")]
-        if name not in known or not callable(getattr(functional, name)):
-            hint = nearest(name, [key for key in known if "loss" in key or "entropy" in key])
-            raise DataError.one("D714", f"torch.nn.functional has no loss {name!r}", where, hint)
-        function = getattr(functional, name)
-    _refuse_unknown_arguments(function, name, arguments, where)
-    # YAML has no tensors: a list of numbers (class weights) is meant as one
-    fixed = {
-        key: torch.tensor(value, dtype=torch.float32) if isinstance(value, (list, tuple)) else value
-        for key, value in arguments.items()
-    }
-
-    def loss(output: Any, target: Any) -> Tensor:
-        here = {
-            key: value.to(output.device) if isinstance(value, Tensor) and isinstance(output, Tensor) else value
-            for key, value in fixed.items()
-        }
-        return function(output, target, **here)  # type: ignore[no-any-return]
-
-    return name, loss
-
-
-def _metric(spec: TaskSpec, folder: Path | None, where: str) -> tuple[str, MetricFactory | None, bool]:
-    if spec.metric is None:
-        return "", None, spec.higher_is_better is not False
-    name, arguments = _named(spec.metric)
-    factory: MetricFactory
-    higher: bool | None = None
-    if ":" in name:
-        function = resolve(name, folder, where)
-        _refuse_unknown_arguments(function, name, arguments, where)
-        if inspect.isclass(function):
-            higher = getattr(function, "higher_is_better", None)
-
-            def factory(device: torch.device) -> Any:
-                metric = call(function, name, where, **arguments)
-                return metric.to(device) if hasattr(metric, "to") else metric
-        else:
-
-            def factory(device: torch.device) -> Any:
-                return Whole(lambda output, target: function(output, target, **arguments))
-    else:
-        factory, higher = torchmetrics_metric(name, arguments, where)
-    higher = spec.higher_is_better if spec.higher_is_better is not None else higher
-    if higher is None:
-        message = f"metric {name} does not say whether higher is better"
-        raise DataError.one("D723", message, where, "add higher_is_better: true or false to the task")
-    return name, factory, higher
-
-
-def _named(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`name` or `{name: ..., **arguments}`."""
-    if isinstance(value, str):
-        return value, {}
-    arguments = dict(value)
-    return str(arguments.pop("name")), arguments
-
-
-def _refuse_unknown_arguments(
-    function: Callable[..., Any], name: str, arguments: Mapping[str, Any], where: str
-) -> None:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # builtins without a signature: they will speak for themselves
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for key in arguments:
-        if key not in parameters:
-            raise DataError.one("D714", f"{name} takes no {key!r}", where, nearest(key, list(parameters)))

@@ -104,6 +104,8 @@ CODES: dict[str, str] = {
     "D712": "a task has no loss, or its loss raised",
     "D713": "a loss is not a single number",
     "D714": "a loss is not known, or takes no such argument",
+    "D715": "no sample of a split has a label for a task",
+    "D716": "a task's samples without a label cannot be told from those with one",
     "D721": "a metric is not known",
     "D722": "a metric refuses its arguments or the values it is given",
     "D723": "it is not known whether higher values of a metric are better",

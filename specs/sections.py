@@ -185,6 +185,15 @@ def _selection(value: Any) -> Any:
     raise Problem("S105", f"must be a key, an index or a dotted path, got {kind(value)}").error
 
 
+def _missing(value: Any) -> Any:
+    """YAML's own .nan is meant as well."""
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"
+    if value is None or value == "nan" or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise Problem("S105", f"must be nan or an integer, got {shown(value)}").error
+
+
 Selection = Annotated[str | int | None, BeforeValidator(_selection)]
 
 
@@ -197,6 +206,9 @@ class TaskSpec(Model):
     )
     target: Selection = Field(
         default=None, description="key, index or dotted path into the data's target; all where unset"
+    )
+    missing: Annotated[Literal["nan"] | int | None, BeforeValidator(_missing)] = Field(
+        default=None, description="the target of a sample that has no label: nan, or an integer such as -1"
     )
     loss: Callable = Field(default=None, description="torch.nn.functional name, {name, arguments}, or module:callable")
     weight: float = Field(default=1.0, ge=0, description="of the loss in fine-tuning and in sums over tasks")

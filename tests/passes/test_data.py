@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
 import passes.data as data
-from passes.data import Split, Splits, chunks, load_splits
+from passes.batches import chunks
+from passes.data import Split, Splits, load_splits
 from specs.diagnostics import DataError
 from specs.spec import load_spec
 
