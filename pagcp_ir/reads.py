@@ -18,10 +18,12 @@ from torch import Tensor, fx
 from pagcp_ir.channels import ChannelGraph, Layer, Units
 from pagcp_ir.program import Program
 
-__all__ = ["Means", "Observer", "Read", "means", "over_positions", "reads"]
+__all__ = ["Means", "Observer", "Read", "Sums", "all_reads", "mean_of", "means", "over_positions", "reads", "sums"]
 
 Means = Mapping[str, Tensor]
 """By node of a weighted read: what it reads on average over samples and positions, float64 [width]."""
+Sums = Mapping[str, tuple[Tensor, int]]
+"""By node of a weighted read: the sum of what it reads of a batch, float64 [width], and of how many values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,15 @@ class Read:
 
 def reads(program: Program, channels: ChannelGraph) -> tuple[Read, ...]:
     """All reads of units that may be cut, in the order of the graph; `channels` describe `program`."""
+    free = channels.free
+    return tuple(read for read in all_reads(program, channels) if bool(free[read.units].any()))
+
+
+def all_reads(program: Program, channels: ChannelGraph) -> tuple[Read, ...]:
+    """The same, also of units that may not be cut."""
     nodes = {node.name: node for node in program.module.graph.nodes}
     found = (_read(nodes[layer.node], layer, channels) for layer in channels.layers if not layer.per_channel)
-    free = channels.free
-    return tuple(read for read in found if read is not None and bool(free[read.units].any()))
+    return tuple(read for read in found if read is not None)
 
 
 def _read(node: fx.Node, layer: Layer, channels: ChannelGraph) -> Read | None:
@@ -73,20 +80,31 @@ def over_positions(read: Read, value: Tensor) -> Tensor:
 
 def means(program: Program, found: Sequence[Read], inputs: Iterable[tuple[Tensor, ...]]) -> Means:
     """What the weighted ones of these reads see on average; a feature of a flattened map is averaged by itself."""
-    totals = {read.node: torch.zeros(len(read.units), dtype=torch.float64) for read in found if read.weighted}
-    counts = dict.fromkeys(totals, 0)
+    return mean_of(sums(program, found, given) for given in inputs)
+
+
+def sums(program: Program, found: Sequence[Read], inputs: tuple[Tensor, ...]) -> Sums:
+    """What the weighted ones of these reads see of one batch, added up."""
+    totals: dict[str, tuple[Tensor, int]] = {}
 
     def see(read: Read, value: Tensor) -> Tensor:
         if read.weighted:
-            totals[read.node] += over_positions(read, value).sum(0).cpu()
-            counts[read.node] += value.numel() // len(read.units)
+            totals[read.node] = over_positions(read, value).sum(0).cpu(), value.numel() // len(read.units)
         return value
 
-    observer = Observer(program.module, found, see)
     with torch.no_grad():
-        for given in inputs:
-            observer(*given)
-    return {node: total / counts[node] for node, total in totals.items()}
+        Observer(program.module, found, see)(*inputs)
+    return totals
+
+
+def mean_of(batches: Iterable[Sums]) -> Means:
+    """The mean over batches, added up in their order."""
+    totals: dict[str, tuple[Tensor, int]] = {}
+    for batch in batches:
+        for node, (total, count) in batch.items():
+            before, so_far = totals.get(node, (torch.zeros_like(total), 0))
+            totals[node] = before + total, so_far + count
+    return {node: total / count for node, (total, count) in totals.items()}
 
 
 class Observer(fx.Interpreter):

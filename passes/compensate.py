@@ -18,11 +18,12 @@ from torch import Tensor
 from pagcp_ir.channels import Keep
 from pagcp_ir.compensate import Fold, compensated, folds, needed
 from pagcp_ir.program import Program
-from pagcp_ir.reads import Means, means, reads
+from pagcp_ir.reads import Means, reads
 from pagcp_ir.verify import require_exact
 from pagcp_ir.verify_compensated import verify_compensated
 from passes.criteria import scores
 from passes.ratios import Cutter
+from passes.task_taylor import shared_means
 from specs.options import SelectorOptions
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def everywhere(state: State, ctx: Context) -> Compensator:
 
     def look(tasks: Any, batches: Any) -> Compensator:
         found = reads(program, here)
-        average = means(program, found, (batch.inputs for batch in batches))
+        average = shared_means(program, found, batches)
         return Compensator(program, folds(program, found, grow), average)
 
     return ctx.need_oracle("compensate: mean").once("compensator", program, look)

@@ -13,19 +13,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pagcp_ir.channels import ChannelGraph, Group
 from pagcp_ir.copying import copy_with
 from pagcp_ir.program import Program
-from pagcp_ir.reads import Means, Observer, Read, means, over_positions, reads
-from passes.data import Batch
+from pagcp_ir.reads import Means, Observer, Read, mean_of, over_positions, reads, sums
+from passes.batches import Batch
+from passes.processes import gather_in_order
 from passes.ratios import Scores
-from passes.seeding import borrowed_rng
-from passes.tasks import Task, task_losses
+from passes.seeding import borrowed_rng, reseed
+from passes.tasks import Task, batch_losses
 from specs.options import Combine
 
-__all__ = ["Effects", "combined", "effects"]
+__all__ = ["Effects", "combined", "effects", "shared_means"]
 
 Effects = Mapping[str, NDArray[np.float64]]
 """By task: s_t of every unit of the graph; NaN where no call reads the unit."""
@@ -49,27 +50,52 @@ def combined(found: Effects, group: Group, combine: Combine) -> Scores | None:
 def effects(program: Program, channels: ChannelGraph, tasks: Sequence[Task], batches: Sequence[Batch]) -> Effects:
     """s_t of every unit: one pass for the means, then one forward pass, and a backward pass a task, for all units."""
     found = reads(program, channels)
-    average = means(program, found, (batch.inputs for batch in batches))
+    average = shared_means(program, found, batches)
     module = copy_with(program.module, {id(p): nn.Parameter(p.detach(), False) for p in program.module.parameters()})
+
+    def work(number: int) -> dict[str, tuple[Tensor, int]]:
+        reseed(number)
+        return _effects_of(batches[number], tasks, module, found, average, channels.n_units)
+
     totals = {task.name: torch.zeros(channels.n_units, dtype=torch.float64) for task in tasks}
+    samples = dict.fromkeys(totals, 0)
     with borrowed_rng(0), torch.enable_grad():
-        for batch in batches:
-            seen: dict[Read, Tensor] = {}
-
-            def see(read: Read, value: Tensor, seen: dict[Read, Tensor] = seen) -> Tensor:
-                # a copy: its gradient is that of this read alone, and no later op writes into it
-                seen[read] = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
-                return seen[read]
-
-            losses = task_losses(tasks, Observer(module, found, see)(*batch.inputs), batch.target)
-            for name, loss in losses.items():
-                if loss.requires_grad:
-                    totals[name] += _squares(loss * batch.size, seen, average, batch.size, channels.n_units)
-    samples = sum(batch.size for batch in batches)
+        for batch in gather_in_order("the effects of task_taylor", range(len(batches)), work):
+            for name, (squares, count) in batch.items():
+                totals[name] += squares
+                samples[name] += count
     unread = np.ones(channels.n_units, dtype=np.bool_)
     for read in found:
         unread[read.units] = False
-    return {name: np.where(unread, np.nan, (total / samples).numpy()) for name, total in totals.items()}
+    return {name: np.where(unread, np.nan, (total / max(1, samples[name])).numpy()) for name, total in totals.items()}
+
+
+def shared_means(program: Program, found: Sequence[Read], batches: Sequence[Batch]) -> Means:
+    """What the weighted ones of these reads see on average; processes share the batches."""
+    work = range(len(batches))
+    return mean_of(gather_in_order("means", work, lambda number: sums(program, found, batches[number].inputs)))
+
+
+def _effects_of(
+    batch: Batch, tasks: Sequence[Task], module: fx.GraphModule, found: Sequence[Read], average: Means, n_units: int
+) -> dict[str, tuple[Tensor, int]]:
+    """Of one batch, by task: the squared effects, added up over the samples with its label, and how many these are."""
+    seen: dict[Read, Tensor] = {}
+
+    def see(read: Read, value: Tensor) -> Tensor:
+        # a copy: its gradient is that of this read alone, and no later op writes into it
+        seen[read] = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
+        return seen[read]
+
+    losses = batch_losses(tasks, Observer(module, found, see)(*batch.inputs), batch.target)
+    nothing = torch.zeros(n_units, dtype=torch.float64)
+    made = {}
+    for name, loss in losses.items():
+        count = loss.of(batch.size)
+        moved = loss.value.requires_grad
+        squares = _squares(loss.value * count, seen, average, batch.size, n_units) if moved else nothing
+        made[name] = squares, count
+    return made
 
 
 def _squares(loss: Tensor, seen: Mapping[Read, Tensor], average: Means, samples: int, n_units: int) -> Tensor:

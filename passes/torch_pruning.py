@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from pagcp_ir.channels import Binding, ChannelGraph, Group
 from pagcp_ir.program import Program
-from passes.data import Batch
+from passes.batches import Batch
+from passes.labels import Partial, TargetOf, take
 from passes.oracle import Look
+from passes.processes import broadcast_object
 from passes.ratios import Scores
 from passes.seeding import borrowed_rng
 from passes.tasks import Task, task_losses, weighted
@@ -105,7 +107,10 @@ def _squares(program: Program) -> Look[Mapping[str, Tensor]]:
             for batch in batches:
                 for i in range(batch.size):
                     inputs, target = _sample((batch.inputs, batch.target), i, batch.size)
-                    loss = weighted(tasks, task_losses(tasks, module(*inputs), target))
+                    losses = task_losses(tasks, module(*inputs), target)
+                    if not losses:  # the sample has no label
+                        continue
+                    loss = weighted(tasks, losses)
                     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
                     for total, gradient in zip(totals.values(), found, strict=True):
                         if gradient is not None:
@@ -113,11 +118,15 @@ def _squares(program: Program) -> Look[Mapping[str, Tensor]]:
         samples = sum(batch.size for batch in batches)
         return {name: total / samples for name, total in totals.items()}
 
-    return look
+    return lambda tasks, batches: broadcast_object("squared gradients", lambda: look(tasks, batches))
 
 
 def _sample(tree: Any, index: int, size: int) -> Any:
     """Sample `index` of a collated batch, as a batch of one: of every tensor, and every list, of that length."""
+    if isinstance(tree, Partial):
+        return take(tree, torch.tensor([index]))
+    if isinstance(tree, TargetOf):
+        return TargetOf(tree.tasks, _sample(tree.value, index, size))
     if isinstance(tree, Tensor):
         return tree[index : index + 1] if tree.ndim and tree.shape[0] == size else tree
     if isinstance(tree, Mapping):
