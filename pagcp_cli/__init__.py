@@ -12,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pagcp_cli.driver import CompileResult, compile_spec
+    from pagcp_cli.driver import compile_spec
+    from pagcp_cli.result import CompileResult
     from pagcp_cli.summaries import diff
     from specs.diagnostics import Diagnostic, PagcpError
     from specs.spec import Spec, load_spec
@@ -21,7 +22,7 @@ __all__ = ["CompileResult", "Diagnostic", "PagcpError", "Spec", "compile_spec", 
 __version__ = "0.1.0"
 
 _HOME = {
-    "CompileResult": "pagcp_cli.driver",
+    "CompileResult": "pagcp_cli.result",
     "Diagnostic": "specs.diagnostics",
     "PagcpError": "specs.diagnostics",
     "Spec": "specs.spec",

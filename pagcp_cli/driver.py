@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pagcp_cli.lock import lock_text
 from pagcp_cli.network import open_network
+from pagcp_cli.result import CompileResult, Exported, missed
 from pagcp_cli.resuming import Run, opened
 from pagcp_ir.emit import EXPORTERS, About
 from pagcp_ir.planning import make_plan
@@ -25,63 +24,14 @@ from passes import make_pass
 from passes.answers import Answers
 from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
-from passes.measure import measure, verdicts
+from passes.measure import verdicts
 from passes.oracle import RealOracle
 from passes.tasks import Task, build_tasks
 from specs.diagnostics import SpecError
-from specs.plan import Costs, Decision, Plan, Verdict
-from specs.search import SearchRecord
+from specs.plan import Verdict
 from specs.spec import Spec
 
 __all__ = ["CompileResult", "Exported", "compile_spec"]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One export. `parity`: largest difference from the network in torch, over the output's scale."""
-
-    format: str
-    parity: float | None
-    dynamic: tuple[str, ...]
-    note: str
-
-
-@dataclass(frozen=True)
-class CompileResult:
-    """What was written to `out`, and what it rests on. `missed`: guarantees and budgets that were not met."""
-
-    out: Path
-    files: tuple[str, ...]
-    plan: Plan
-    decisions: tuple[Decision, ...]
-    searches: tuple[SearchRecord, ...]
-    verdicts: tuple[Verdict, ...]
-    limits: Mapping[str, int] = field(hash=False)
-    verification: Verification
-    exports: tuple[Exported, ...]
-    missed: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 when everything was met, 4 when something was missed."""
-        return 4 if self.missed else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The data of `--json`."""
-        return {"ok": not self.missed, "out": str(self.out), "files": list(self.files), **self.evidence()}
-
-    def evidence(self) -> dict[str, Any]:
-        """The data of evidence.json."""
-        return {
-            "costs": {"before": asdict(self.plan.before), "after": asdict(self.plan.after)},
-            "limits": dict(self.limits),
-            "verdicts": [v.to_dict() for v in self.verdicts],
-            "missed": list(self.missed),
-            "verification": asdict(self.verification),
-            "exports": [asdict(e) for e in self.exports],
-            "decisions": [d.to_dict() for d in self.decisions],
-            "searches": [s.to_dict() for s in self.searches],
-        }
 
 
 def compile_spec(
@@ -105,9 +55,10 @@ def compile_spec(
         ctx = _context(spec, run, start, tasks, data, progress)
         end = run_passes(passes, start, ctx)
         verification = _proven(start, end, passes)
-        judged = _judged(start, end, tasks, data)
-        files, exports = _export(spec, end, folder)
+        judged = _judged(spec, start, end, tasks, data)
         limits = spec.budgets.limits(end.plan.before)
+        lacks = missed(judged, end.plan.after, limits)
+        files, exports = _export(spec, end, folder, lacks)
         result = CompileResult(
             out=Path(out),
             files=tuple(sorted({*files, "plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl"})),
@@ -118,7 +69,7 @@ def compile_spec(
             limits=limits,
             verification=verification,
             exports=exports,
-            missed=_missed(judged, end.plan.after, limits),
+            missed=lacks,
         )
         _write(spec, result, folder)
     return result
@@ -138,6 +89,8 @@ def _context(
     """What passes may touch. SpecError S120 when the run to go on with is another one."""
     wanted = bool(tasks) and data is not None and "calibration" in data
     batches = data["calibration"].cached() if wanted and data is not None else ()
+    if data is not None:
+        _judgeable(tasks, data)  # not only when hours have passed
     run.begin(spec, start.program, batches)
     ctx = Context(
         budgets=spec.budgets,
@@ -161,20 +114,28 @@ def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:
     return found
 
 
-def _judged(start: State, end: State, tasks: tuple[Task, ...], data: Splits | None) -> tuple[Verdict, ...]:
-    """The one measurement of the guarantees."""
-    if data is None or not any(task.guarantee for task in tasks):
+def _judged(spec: Spec, start: State, end: State, tasks: tuple[Task, ...], data: Splits | None) -> tuple[Verdict, ...]:
+    """The one look at test, or at validation where there is no test split."""
+    if data is None or not tasks or not _judgeable(tasks, data):
         return ()
     split, name = data.judge
-    return verdicts(tasks, measure(start.program, tasks, split), measure(end.program, tasks, split), name)
+    return verdicts(tasks, start.program, end.pruned or end.program, end.program, split, name, spec.seed)
 
 
-def _export(spec: Spec, end: State, folder: Path) -> tuple[list[str], tuple[Exported, ...]]:
+def _judgeable(tasks: tuple[Task, ...], data: Splits) -> bool:
+    """Whether there is a split to judge on. DataError D709 when there is none, and something is guaranteed."""
+    if any(task.guarantee is not None for task in tasks):
+        return bool(data.judge)
+    return "test" in data or "validation" in data
+
+
+def _export(spec: Spec, end: State, folder: Path, lacks: tuple[str, ...]) -> tuple[list[str], tuple[Exported, ...]]:
+    """Every export; each says of itself what was promised and missed."""
     digest = hashlib.sha256(end.plan.to_json().encode()).hexdigest()
     kept = f"{end.plan.after.macs:,} of {end.plan.before.macs:,} MACs"
     about = About(
         title=f"{spec.model.factory or spec.model.program}, pruned by pagcp",
-        lines=(f"Keeps {kept}.", f"plan.json sha256: {digest}"),
+        lines=(f"Keeps {kept}.", *(f"MISSED: {line}" for line in lacks), f"plan.json sha256: {digest}"),
     )
     files: list[str] = []
     exports: list[Exported] = []
@@ -183,15 +144,6 @@ def _export(spec: Spec, end: State, folder: Path) -> tuple[list[str], tuple[Expo
         files += report.files
         exports.append(Exported(name, report.parity, report.dynamic, report.note))
     return files, tuple(exports)
-
-
-def _missed(judged: tuple[Verdict, ...], after: Costs, limits: Mapping[str, int]) -> tuple[str, ...]:
-    lines = [f"{v.task}: {v.metric} {v.pruned:.6g} on {v.split}, allowed {v.allowed:.6g}" for v in judged if not v.met]
-    for name, limit in limits.items():
-        cost = getattr(after, name)
-        if cost > limit:
-            lines.append(f"budget {name}: {cost:,}, at most {limit:,}")
-    return tuple(lines)
 
 
 def _write(spec: Spec, result: CompileResult, folder: Path) -> None:

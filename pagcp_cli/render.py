@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,15 @@ from rich.text import Text
 from pagcp_cli.numbers import count, percent, size, value
 
 if TYPE_CHECKING:
-    from pagcp_cli.driver import CompileResult
+    from pagcp_cli.result import CompileResult
     from specs.diff import Diff, DiffRow
     from specs.plan import Costs, Decision, Verdict
     from specs.search import SearchRecord
 
-__all__ = ["compile_report", "decisions_report", "diff_report", "pairs", "text_of"]
+__all__ = ["compile_report", "decisions_report", "diff_report", "pairs", "text_of", "verdicts_report"]
 
+WIDE = 110
+"""Columns of a terminal that have room for the metrics' names."""
 _MARKS = {"same": " ", "changed": "~", "added": "+", "removed": "-"}
 _STYLES = {"same": "dim", "changed": "", "added": "green", "removed": "red"}
 
@@ -36,7 +39,7 @@ def compile_report(result: CompileResult) -> str:
     if result.decisions:
         parts += [_decisions(result.decisions), *map(_search, result.searches), ""]
     if result.verdicts:
-        parts += [_tasks(result.verdicts), ""]
+        parts += [*_tasks(result.verdicts), ""]
     parts += [_costs(result.plan.before, result.plan.after, result.limits), "", pairs(facts)]
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
@@ -105,13 +108,45 @@ def _search(record: SearchRecord) -> Text:
     return Text(told)
 
 
-def _tasks(verdicts: Sequence[Verdict]) -> Table:
-    table = _table("task", "metric", ">dense", ">pruned", ">allowed", "verdict", "split")
-    table.columns[1].overflow = "fold"
+def verdicts_report(verdicts: Sequence[Verdict]) -> str:
+    """One row per task, and what its columns mean."""
+    return text_of(_tasks(verdicts))
+
+
+def _tasks(verdicts: Sequence[Verdict]) -> list[RenderableType]:
+    wide = shutil.get_terminal_size((80, 24)).columns >= WIDE
+    columns = ["task", *(["metric"] if wide else [])]
+    numbers = (">dense", ">pruned", ">recovered", ">allowed", ">margin", ">drop")
+    table = _table(*columns, *numbers, "split", "verdict", gap=2 if wide else 1)
+    for column in table.columns[: len(columns)]:
+        column.overflow = "fold"
     for v in verdicts:
-        verdict = Text("met", "green") if v.met else Text("MISSED", "bold red")
-        table.add_row(v.task, v.metric, value(v.dense), value(v.pruned), value(v.allowed), verdict, v.split)
-    return table
+        verdict = Text("") if v.allowed is None else Text("met", "green") if v.met else Text("MISSED", "bold red")
+        drop = "-" if v.interval is None else f"{value(v.interval.low)}..{value(v.interval.high)}"
+        allowed, margin = ("-" if number is None else value(number) for number in (v.allowed, v.margin))
+        told = (value(v.dense), value(v.pruned), value(v.recovered), allowed, margin, drop)
+        table.add_row(v.task, *([v.metric] if wide else []), *told, v.split, verdict)
+    return [table, *(Text(line, "dim") for line in _captions(verdicts, wide))]
+
+
+def _captions(verdicts: Sequence[Verdict], wide: bool) -> Iterable[str]:
+    """What the columns mean; where there is no interval, why."""
+    if not wide:
+        yield "; ".join(f"{v.task}: {v.metric}" for v in verdicts)
+    for confidence in sorted({v.interval.confidence for v in verdicts if v.interval is not None}):
+        rows = [v for v in verdicts if v.interval is not None and v.interval.confidence == confidence]
+        of = sorted({f"{v.interval.resamples} paired resamples of {v.interval.of}" for v in rows if v.interval})
+        whose = "" if len(rows) == len(verdicts) else f" of {', '.join(v.task for v in rows)}"
+        share = percent(1 - confidence, 1)
+        yield f"drop{whose}: {share} of {', '.join(of)} lie below the first number, {share} above the second"
+    asked = [f"{v.task} ({v.confidence:g})" for v in verdicts if v.confidence is not None]
+    if asked:
+        yield f"margin: of the bound, not of the measured value, for {', '.join(asked)}"
+    for v in verdicts:
+        if v.note:
+            yield f"no interval for {v.task}: {v.note}"
+    if any(v.split == "validation" for v in verdicts):
+        yield "there is no test split: this is validation, on which was chosen what to keep"
 
 
 def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:

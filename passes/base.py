@@ -55,13 +55,18 @@ Progress = Callable[[str, Mapping[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a pipeline stands. `program` is cut to `plan`; `channels` describe the ORIGINAL program throughout."""
+    """Where a pipeline stands. `program` is cut to `plan`; `channels` describe the ORIGINAL program throughout.
+
+    `uncut`: the program as the first selector got it; `pruned`: as the last one left it, before it was recovered.
+    """
 
     program: Program
     channels: ChannelGraph
     plan: Plan
     decisions: tuple[Decision, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+    uncut: Program | None = None
+    pruned: Program | None = None
 
     @property
     def keep(self) -> Keep:
@@ -236,7 +241,8 @@ def _cut(step: Pass, before: State, after: State, ctx: Context) -> State:
     require_exact(verify(before.program, here, new, program))
     program = finished(step.options, before, new, program, ctx)
     spent = costs(described(program, before.channels.restrict(new)))
-    return replace(after, program=program, plan=replace(after.plan, after=spent))
+    uncut = before.uncut or before.program
+    return replace(after, program=program, plan=replace(after.plan, after=spent), uncut=uncut, pruned=program)
 
 
 def _transformed(step: Pass, before: State, ctx: Context) -> State:

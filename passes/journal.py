@@ -25,7 +25,18 @@ from numpy.typing import NDArray
 __all__ = ["Journal", "Kind", "Numbers", "Remembered", "read_journal"]
 
 Kind = Literal[
-    "start", "resumed", "answer", "evaluation", "pass_start", "pass_end", "compensated", "epoch", "kept", "warning"
+    "start",
+    "resumed",
+    "answer",
+    "evaluation",
+    "pass_start",
+    "pass_end",
+    "compensated",
+    "refit",
+    "epoch",
+    "kept",
+    "back_off",
+    "warning",
 ]
 Numbers = NDArray[np.float64]
 SYNCED = 1.0

@@ -2,74 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from pagcp_ir.program import Program
+from passes.bootstrap import Drawn, drawn_pairs
 from passes.data import Split
 from passes.metrics import Metric
+from passes.resampling import Meter, Resampled
 from passes.seeding import borrowed_rng
-from passes.tasks import Task, select, task_losses
+from passes.tasks import Task, batch_losses, part_of
 from specs.diagnostics import DataError
 from specs.plan import Verdict
 
-__all__ = ["mean_losses", "measure", "verdicts", "worst_margin"]
+__all__ = ["mean_losses", "measure", "measured", "verdict", "verdicts", "worst_margin"]
+
+USUAL = 0.95
+"""The confidence of intervals where the guarantee asks for none."""
 
 
 def measure(program: Program, tasks: Sequence[Task], split: Split) -> dict[str, float]:
     """The metric of every task that has one, over the whole split. DataError D722 when a metric fails."""
-    metered = [task for task in tasks if task.metric is not None]
-    metrics = {task.name: task.metric(split.device) for task in metered if task.metric is not None}
+    return {name: found.value for name, found in measured(program, tasks, split).items()}
+
+
+def measured(
+    program: Program, tasks: Sequence[Task], split: Split, resample: Collection[str] = ()
+) -> dict[str, Resampled]:
+    """The same, and for the tasks named in `resample` what their metrics can be drawn anew from.
+
+    A sample without a task's label does not count for it; DataError D715 where none has it.
+    """
+    meters = [(task, _meter(task, split.device, task.name in resample)) for task in tasks if task.metric is not None]
     with borrowed_rng(split.seed), torch.inference_mode():
         for batch in split.batches():
             output = program.module(*batch.inputs)
-            for task in metered:
-                part, target = select(output, task.output), select(batch.target, task.target, "target")
-                try:
-                    metrics[task.name].update(part, target)
-                except Exception as error:
-                    raise _refused(task, error) from error
-        return {task.name: _value(task, metrics[task.name]) for task in metered}
+            for task, meter in meters:
+                if (part := part_of(task, output, batch.target)) is not None:
+                    try:
+                        meter.update(part.output, part.target)
+                    except Exception as error:
+                        raise _refused(task, error) from error
+        for task in (task for task, meter in meters if not meter.fed):
+            raise _unlabelled(task.name, split)
+        return {task.name: meter.result() for task, meter in meters}
+
+
+def _meter(task: Task, device: torch.device, resample: bool) -> Meter:
+    assert task.metric is not None
+    return Meter(partial(task.metric, device), partial(_value, task), resample)
 
 
 def mean_losses(program: Program, tasks: Sequence[Task], split: Split) -> dict[str, float]:
-    """Each task's mean loss per sample over the split."""
-    totals, samples = {task.name: 0.0 for task in tasks}, 0
+    """Each task's mean loss over the samples of the split that have its label; DataError D715 where none has."""
+    totals, samples = dict.fromkeys([task.name for task in tasks], 0.0), dict.fromkeys([task.name for task in tasks], 0)
     with borrowed_rng(split.seed), torch.inference_mode():
         for batch in split.batches():
-            for name, loss in task_losses(tasks, program.module(*batch.inputs), batch.target).items():
-                totals[name] += float(loss) * batch.size
-            samples += batch.size
-    return {name: total / samples for name, total in totals.items()}
+            for name, loss in batch_losses(tasks, program.module(*batch.inputs), batch.target).items():
+                totals[name] += float(loss.value) * loss.of(batch.size)
+                samples[name] += loss.of(batch.size)
+    for name in (name for name, count in samples.items() if not count):
+        raise _unlabelled(name, split)
+    return {name: total / samples[name] for name, total in totals.items()}
 
 
 def verdicts(
     tasks: Sequence[Task],
-    dense: Mapping[str, float],
-    pruned: Mapping[str, float],
-    split: Literal["test", "validation"],
+    dense: Program,
+    pruned: Program,
+    recovered: Program,
+    split: Split,
+    name: Literal["test", "validation"],
+    seed: int = 0,
 ) -> tuple[Verdict, ...]:
-    """One verdict per guarantee; both mappings are those of `measure`."""
-    found = []
-    for task in tasks:
-        if task.guarantee is None:
-            continue
-        before, after, higher = dense[task.name], pruned[task.name], task.higher_is_better
-        found.append(
-            Verdict(
-                task=task.name,
-                metric=task.metric_name,
-                dense=before,
-                pruned=after,
-                allowed=task.guarantee.allowed(before, higher),
-                met=task.guarantee.met(before, after, higher),
-                split=split,
-            )
-        )
-    return tuple(found)
+    """One row per task, from one look at the split per network. `pruned`: before recovery.
+
+    A task without a metric is told by its loss; it has no guarantee.
+    """
+    promised = [task.name for task in tasks if task.guarantee is not None]
+    old, new = (_told(program, tasks, split, promised) for program in (dense, recovered))
+    between = new if pruned is recovered else _told(pruned, tasks, split)
+    return tuple(
+        verdict(task, old[task.name], between[task.name].value, new[task.name], name, seed)
+        for task in tasks
+        if task.name in new
+    )
+
+
+def _told(
+    program: Program, tasks: Sequence[Task], split: Split, resample: Collection[str] = ()
+) -> dict[str, Resampled]:
+    """The metric of every task, or else its loss."""
+    unmetered = [task for task in tasks if task.metric is None and (task.loss or task.joint)]
+    losses = mean_losses(program, unmetered, split) if unmetered else {}
+    return {**measured(program, tasks, split, resample), **{name: Resampled(loss) for name, loss in losses.items()}}
+
+
+def verdict(
+    task: Task,
+    dense: Resampled,
+    pruned: float,
+    recovered: Resampled,
+    split: Literal["test", "validation"],
+    seed: int = 0,
+    confidence: float | None = None,
+) -> Verdict:
+    """What was promised for a task, and what became of it.
+
+    With a confidence, the guarantee's own or the one given, the bound has to keep the promise instead of the value.
+    """
+    promise, higher = task.guarantee, task.higher_is_better
+    row = Verdict(task.name, task.metric_name or "loss", dense.value, pruned, recovered.value, split=split)
+    if promise is None:
+        return row
+    confidence = promise.confidence if promise.confidence is not None else confidence
+    room = partial(promise.room, higher_is_better=higher)
+    margin = room(dense.value, recovered.value)
+    met = promise.met(dense.value, recovered.value, higher)
+    drawn = drawn_pairs(dense, recovered, seed, patient=confidence is not None)
+    interval, note = None, drawn if isinstance(drawn, str) else ""
+    if isinstance(drawn, Drawn):
+        interval = drawn.interval(confidence or USUAL, higher)
+    if confidence is not None:
+        margin = drawn.bound(confidence, room) if isinstance(drawn, Drawn) else math.nan
+        met = met and margin >= -promise.slack(dense.value, higher)
+    return replace(
+        row,
+        allowed=promise.allowed(dense.value, higher),
+        margin=margin,
+        met=met,
+        interval=interval,
+        confidence=confidence,
+        note=note,
+    )
 
 
 def worst_margin(tasks: Sequence[Task], dense: Mapping[str, float], pruned: Mapping[str, float]) -> float:
@@ -80,10 +151,9 @@ def worst_margin(tasks: Sequence[Task], dense: Mapping[str, float], pruned: Mapp
     margins = []
     for task in tasks:
         if task.guarantee is not None:
-            before, after = dense[task.name], pruned[task.name]
-            allowed = task.guarantee.allowed(before, task.higher_is_better)
-            room = after - allowed if task.higher_is_better else allowed - after
-            margins.append(room / (abs(before - allowed) or abs(before) or 1.0))
+            before, after, higher = dense[task.name], pruned[task.name], task.higher_is_better
+            loses = abs(before - task.guarantee.allowed(before, higher))
+            margins.append(task.guarantee.room(before, after, higher) / (loses or abs(before) or 1.0))
     return min(margins)
 
 
@@ -101,6 +171,10 @@ def _value(task: Task, metric: Metric) -> float:
     hint = "give it an `average`, or write module:callable"
     message = f"metric {task.metric_name} of task {task.name!r} must give one number, got {got}"
     raise DataError.one("D722", message, hint=hint)
+
+
+def _unlabelled(name: str, split: Split) -> DataError:
+    return DataError.one("D715", f"no sample of the {split.name} split has a label for the task {name!r}")
 
 
 def _refused(task: Task, error: Exception) -> DataError:

@@ -16,6 +16,7 @@ __all__ = [
     "Costs",
     "Cut",
     "Decision",
+    "Interval",
     "LayerCost",
     "LayerSize",
     "Pin",
@@ -163,16 +164,39 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Of a drop in a metric, in its unit: a share 1 - confidence of the resamples lies below low, and above high.
+
+    `of`: what was drawn, "samples" or "batches".
+    """
+
+    low: float
+    high: float
+    confidence: float
+    resamples: int
+    of: str
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Evidence for one guarantee: the metric before and after, the worst value allowed, and the split."""
+    """Evidence for one task: its metric on the dense network, on the cut one before recovery, and on the final one.
+
+    For a guarantee: the worst value allowed, how far the final one (with `confidence`: its bound) stays from that, and
+    the interval of the drop, or the note why there is none. Without a guarantee `allowed` is None, and nothing missed.
+    """
 
     task: str
     metric: str
     dense: float
     pruned: float
-    allowed: float
-    met: bool
-    split: Literal["test", "validation"]
+    recovered: float
+    allowed: float | None = None
+    margin: float | None = None
+    met: bool = True
+    split: Literal["test", "validation"] = "test"
+    interval: Interval | None = None
+    confidence: float | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The data of evidence.json."""

@@ -123,7 +123,9 @@ class Guarantee(Model):
     )
     at_least: MetricValue = Field(default=None, description="least value allowed, in the metric's unit")
     at_most: MetricValue = Field(default=None, description="largest value allowed, in the metric's unit")
-    confidence: Annotated[None, LATER] = Field(default=None, description="not available in this version")
+    confidence: float | None = Field(
+        default=None, gt=0.5, lt=1, description="0.95: not the measured value must keep the promise, but its bound"
+    )
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
@@ -149,10 +151,18 @@ class Guarantee(Model):
 
     def met(self, dense: float, pruned: float, higher_is_better: bool) -> bool:
         """Whether `pruned` keeps the guarantee; NaN never does. A rounding error of 1e-9 is not held against it."""
+        return self.room(dense, pruned, higher_is_better) >= -self.slack(dense, higher_is_better)
+
+    def room(self, dense: float, pruned: float, higher_is_better: bool) -> float:
+        """How far `pruned` stays from the worst value allowed, in the metric's unit; negative beyond it."""
         bound = self.allowed(dense, higher_is_better)
-        slack = 1e-9 * max(1.0, abs(bound)) if math.isfinite(bound) else 0.0
         is_floor = higher_is_better if self.max_drop is not None else self.at_least is not None
-        return pruned >= bound - slack if is_floor else pruned <= bound + slack
+        return 0.0 if pruned == bound else pruned - bound if is_floor else bound - pruned
+
+    def slack(self, dense: float, higher_is_better: bool) -> float:
+        """The rounding error that is not held against a value."""
+        bound = self.allowed(dense, higher_is_better)
+        return 1e-9 * max(1.0, abs(bound)) if math.isfinite(bound) else 0.0
 
 
 def _callable_with_arguments(value: Any) -> Any:

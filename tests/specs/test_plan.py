@@ -13,7 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specs.diagnostics import PlanError
-from specs.plan import Costs, Cut, Decision, LayerCost, LayerSize, Pin, Plan, Verdict, indices, ranges, read_plan
+from specs.plan import (
+    Costs,
+    Cut,
+    Decision,
+    Interval,
+    LayerCost,
+    LayerSize,
+    Pin,
+    Plan,
+    Verdict,
+    indices,
+    ranges,
+    read_plan,
+)
 
 PLAN = Plan(
     cuts=(Cut("stem.conv", 8, (0, 1, 2, 7)),),
@@ -233,6 +246,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_evidence_is_json() -> None:
     decision = Decision("g", 8, 4, "age", 0.5, {"age": 1.05}, 0.01, "age stopped it", 0.2)
-    verdict = Verdict("age", "MeanSquaredError", 1.0, 1.1, 1.2, True, "test")
+    verdict = Verdict("age", "MeanSquaredError", 1.0, 1.3, 1.1, 1.2, 0.1, True, "test", Interval(0, 0.2, 0.95, 9, "x"))
     assert json.loads(json.dumps(decision.to_dict()))["losses"] == {"age": 1.05}
     assert math.isclose(json.loads(json.dumps(verdict.to_dict()))["allowed"], 1.2)
+    assert json.loads(json.dumps(verdict.to_dict()))["interval"]["high"] == 0.2
