@@ -2,8 +2,9 @@
 
 The price of a step from one ratio of the grid to the next is the largest load that it adds to a task, over what it
 saves. Prices wait in a queue as they were last measured. They mostly rise as the network shrinks, so that the cheapest
-is measured again before it is believed, until it stays the cheapest. The step that meets the budgets is made no larger
-than that takes. Then swaps are tried, and what was found is measured on all samples.
+is measured again before it is believed, until it stays the cheapest. Where steps are strides (option `moves`), nearly
+the cheapest is good enough, and a group's next one is expected to be dearer. The step that meets the budgets is made no
+larger than that takes. Then swaps are tried, and what was found is measured on all samples.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from specs.plan import Decision, indices, ranges
 from specs.search import PathStep, SearchRecord
 
 __all__ = ["marginal", "read_off"]
+
+NEAR = 0.85
+"""A stride's price over that of the cheapest other one, up to 1 / NEAR, is as good as the cheapest."""
 
 
 def marginal(space: Space, options: PagcpOptions, appraiser: Appraiser | None = None) -> Outcome:
@@ -57,11 +61,13 @@ def _advance(walk: Walk) -> None:
         move = walk.priced_move(group)
         if move is None:
             return
-        if walk.queue and (move.price, -move.saved) > walk.queue[0][:2]:
+        near = NEAR if walk.stride else 1.0
+        if walk.queue and (move.price * near, -move.saved) > walk.queue[0][:2]:
             walk.push(group, move.price, move.saved)
             return
     walk.take(move)
-    walk.push(group, move.price, move.saved)  # the next one is hardly cheaper
+    # the next one is hardly cheaper
+    walk.push(group, move.price / NEAR if walk.stride else move.price, move.saved)
 
 
 def _settle(walk: Walk) -> tuple[str, ...]:

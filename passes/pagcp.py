@@ -136,6 +136,13 @@ class NetworkSpace:
         """MACs of one sample."""
         return costs(self._state.channels, keep).macs
 
+    @cached_property
+    def to_save(self) -> float:
+        """The share of the start's MACs that the tightest budget asks to save of what it limits."""
+        before = costs(self._state.channels, self.start)
+        shares = [1 - limit / getattr(before, name) for name, limit in self._limits.items()]
+        return max(shares, default=0.5) * before.macs
+
     def met(self, keep: Keep) -> bool:
         """Whether there are budgets and they are met."""
         return bool(self._limits) and meets(costs(self._state.channels, keep), self._limits)

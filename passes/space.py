@@ -64,6 +64,10 @@ class Space(Protocol):
     def cost(self, keep: Keep) -> float:
         """What cutting is meant to save, under `keep`: MACs of one sample."""
 
+    @property
+    def to_save(self) -> float:
+        """About how much cost is to be saved from the start on: what the budgets ask for, or half of all there is."""
+
     def met(self, keep: Keep) -> bool:
         """Whether there are budgets and `keep` meets them all."""
 

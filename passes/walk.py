@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,11 @@ from passes.space import Evaluation, Losses, Space, rise
 from specs.options import PagcpOptions
 
 __all__ = ["Appraisal", "Appraiser", "FullAppraiser", "Move", "Walk", "Yardstick"]
+
+LEAST, PER_GROUP = 12, 1.25
+"""Moves in which the budgets are to be met, at least and per group, where the options leave it to the search."""
+WIDE = 0.3
+"""Share of a group that no move needs to exceed."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,13 @@ class Walk:
     priced: dict[str, tuple[int, Move]] = field(default_factory=dict)
     stopped: dict[str, tuple[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    careful: set[str] = field(default_factory=set)
+
+    @cached_property
+    def stride(self) -> float:
+        """What a step is meant to save."""
+        moves = max(LEAST, PER_GROUP * len(self.space.groups)) if self.options.moves == "auto" else self.options.moves
+        return self.space.to_save / moves if moves else 0.0
 
     @property
     def limit(self) -> float:
@@ -141,12 +154,23 @@ class Walk:
         return self.options.stop == "budget" and self.space.met(self.keep)
 
     def next_move(self, group: str, keep: Keep) -> Move | None:
-        """The group's next step along the grid from `keep`, not priced yet; None when there is none."""
+        """The group's next step from `keep`, not priced; None when no ratio of the grid cuts more.
+
+        It is the first one along the grid that saves a stride or cuts WIDE of the group.
+        """
+        move = None
         for ratio in self.options.grid:
             after = self.space.cut(keep, group, ratio).keep
-            if not bool((after == keep).all()):
-                return self.sized(Move(group, ratio, keep, after, 0.0))
-        return None
+            if bool((after == keep).all()):
+                continue
+            move = Move(group, ratio, keep, after, self.space.cost(keep) - self.space.cost(after))
+            if group in self.careful or move.saved >= self.stride or self._wide(move):
+                break
+        return None if move is None else self.sized(move)
+
+    def _wide(self, move: Move) -> bool:
+        units = self.space.units(move.group)
+        return int((move.before & ~move.after)[units].sum()) >= WIDE * len(units)
 
     def sized(self, move: Move) -> Move:
         """The move, made no larger than the budgets ask for."""
@@ -160,7 +184,10 @@ class Walk:
         heapq.heappush(self.queue, (price, -saved, len(self.queue), group))
 
     def priced_move(self, group: str) -> Move | None:
-        """The group's next move, priced from here. None, and the reason noted, when there is none."""
+        """The group's next move, priced from here. None, and the reason noted, when there is none.
+
+        A group whose stride would cost too much goes on by single steps of the grid.
+        """
         began = time.perf_counter()
         move = self.next_move(group, self.keep)
         if move is None:
@@ -177,6 +204,9 @@ class Walk:
         rose = rise(found.losses[task], self.yardstick.base[task])
         self.space.note(Evaluation(group, move.ratio, found.losses, task, rose, "priced", seconds, found.samples))
         worst, load = self.yardstick.worst(found.losses)
+        if (load > self.limit or math.isinf(load)) and self.stride and group not in self.careful:
+            self.careful.add(group)
+            return self.priced_move(group)
         if load > self.limit or math.isinf(load):
             self.stopped[group] = worst, _refusal(worst, load, self.limit, self.yardstick.tolerance[worst])
             return None

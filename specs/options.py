@@ -188,6 +188,11 @@ class PagcpOptions(SelectorOptions):
         description="marginal: the cheapest step next; published: group by group, as the paper does; certified: that, "
         "with few evaluations",
     )
+    moves: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = Field(
+        default="auto",
+        description="search: marginal: in about how many cuts the budgets are met; 0: by single steps of the grid; auto: "
+        "12 or more than there are groups",
+    )
     swaps: int = Field(
         default=10, ge=0, le=10_000, description="search: marginal: how many swaps of steps to try at the end"
     )
@@ -316,7 +321,8 @@ class RepeatOptions(PassOptions):
 OPTIONS: dict[str, type[PassOptions]] = {
     "uniform": UniformOptions,
     "pagcp": PagcpOptions,
+    "refit": RefitOptions,
     "finetune": FinetuneOptions,
     "repeat": RepeatOptions,
 }
-LATER_PASSES = ("catro", "cacp", "refit")
+LATER_PASSES = ("catro", "cacp")

@@ -49,6 +49,10 @@ class Table:
     def met(self, keep):
         return self.cost(keep) <= self.limit
 
+    @property
+    def to_save(self):
+        return self.cost(self.start) - max(self.limit, 0)
+
     def losses(self, keep):
         key = self.removed(keep)
         if key not in self.asked:

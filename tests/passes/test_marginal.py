@@ -12,7 +12,15 @@ from tests.passes.tables import Formula, Table, kept, one, options, two
 
 
 def search(space, **given):
-    given = {"search": "marginal", "stop": "budget", "total": "auto", "swaps": 0, "grid": (0.1, 0.2, 0.3), **given}
+    given = {
+        "search": "marginal",
+        "stop": "budget",
+        "total": "auto",
+        "swaps": 0,
+        "moves": 0,
+        "grid": (0.1, 0.2, 0.3),
+        **given,
+    }
     return marginal(space, options(**given))
 
 
@@ -195,3 +203,36 @@ def test_it_never_loses_more_than_any_other_order_of_separable_convex_losses():
         outcome = search(space, grid=tuple(k / 10 for k in range(1, 10)))
         best = min(table[(i, 8 - i)]["t"] for i in range(9))
         assert outcome.record.factors["t"] == pytest.approx(best)
+
+
+STRIDES = {"grid": tuple(round(0.1 * i, 1) for i in range(1, 10)), "moves": 5}
+
+
+def test_a_stride_saves_its_share_of_what_the_budgets_ask_for():
+    # 20 of 100 MACs to save in 5 strides: 4 each, which is one unit of b, two of a, and two of what is left of a
+    free = apart((0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09), [0.9 * i for i in range(10)])
+    outcome = search(Table(("a", "b"), free, {"a": 2, "b": 8}, limit=88), **STRIDES)
+    assert path(outcome) == [("a", 0.2), ("a", 0.4), ("a", 0.6)]
+
+
+def test_no_stride_is_wider_than_three_tenths_of_its_group():
+    space = Table(("a", "b"), apart(range(10), [0.01 * i for i in range(10)]), {"a": 9, "b": 1}, limit=91)
+    outcome = search(space, **{**STRIDES, "moves": 2})
+    assert path(outcome)[:2] == [("b", 0.3), ("b", 0.6)]
+
+
+def test_strides_go_on_from_what_is_nearly_the_cheapest():
+    """b's, priced last, is a little dearer than a's."""
+    costs = (0.0, 0.0, 0.010, 0.010, 0.022, 0.022, 0.05, 0.05, 0.1, 0.1)
+    space = Table(("a", "b"), apart(costs, (0.0, 0.0, 0.0115, *range(1, 8))), {"a": 1, "b": 1}, limit=10)
+    outcome = search(space, **{**STRIDES, "grid": (0.2, 0.4, 0.6, 0.8)})
+    assert path(outcome)[:2] == [("b", 0.2), ("a", 0.2)]
+
+
+def test_where_a_stride_is_too_dear_single_steps_are_tried():
+    space = one(*[1 + 0.1 * i for i in range(10)])
+    outcome = search(space, stop="tolerance", total=1.45, **{**STRIDES, "moves": 2})
+    assert kept(outcome) == {"a": 6}
+    assert path(outcome) == [("a", 0.3), ("a", 0.4)]
+    (decision,) = outcome.decisions
+    assert decision.reason == "its next cut raises the loss of 't' by 50.0%, 45.0% are allowed"
