@@ -88,6 +88,9 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "epoch":
         mark = ", best so far" if fields["best"] else ""
         return f"epoch {fields['epoch']}: {_shown(fields['losses'])}, score {_shown(fields['score'])}{mark}"
+    if kind == "refit":
+        outcome = _shown(fields["losses"]) if fields["kept"] else fields["reason"]
+        return f"{fields['layer']}, {fields['what']}: {'kept' if fields['kept'] else 'dropped'}, {outcome}"
     if kind == "kept":
         epoch = fields["epoch"]
         return f"kept epoch {epoch}" if epoch else "kept the network as it was before fine-tuning"

@@ -21,7 +21,7 @@ from pagcp_ir.copying import copy_with
 from pagcp_ir.program import Program
 from pagcp_ir.reads import Means, Read
 
-__all__ = ["Call", "Fold", "compensated", "described", "folds", "needed"]
+__all__ = ["Call", "Fold", "Place", "Users", "compensated", "described", "folds", "needed"]
 
 Place = Literal["bias", "running_mean", "new bias"]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -48,7 +48,7 @@ class Fold:
 
 def folds(program: Program, found: Sequence[Read], grow: bool = True) -> tuple[Fold, ...]:
     """Where the weighted ones of these reads can be made up for. `grow`: a layer without bias may get one."""
-    users = _Users(program)
+    users = Users(program)
     placed: dict[tuple[str, Place], list[Read]] = {}
     for read in found:
         place = users.place(read) if read.weighted else None
@@ -61,8 +61,8 @@ def folds(program: Program, found: Sequence[Read], grow: bool = True) -> tuple[F
     )
 
 
-class _Users:
-    """Which calls of a program use which tensor."""
+class Users:
+    """Which calls of a program use which tensor: `users`, by name of the tensor the names of the nodes."""
 
     def __init__(self, program: Program) -> None:
         self.modules = dict(program.module.named_modules(remove_duplicate=False))
@@ -79,7 +79,7 @@ class _Users:
         node = self.nodes[read.node]
         if len(read.layer.tensors) > 1:
             return read.layer.tensors[1], "bias"
-        norm = self._norm(node, read)
+        norm = self.norm(node, read)
         if norm is not None:
             return self.names[id(norm.running_mean)], "running_mean"
         if node.op != "call_module":
@@ -96,7 +96,7 @@ class _Users:
         module = self.modules[str(self.nodes[found[0].node].target)]
         return {n.name for n in self.nodes.values() if self._module(n) is module} == calls
 
-    def _norm(self, node: fx.Node, read: Read) -> nn.modules.batchnorm._BatchNorm | None:
+    def norm(self, node: fx.Node, read: Read) -> nn.modules.batchnorm._BatchNorm | None:
         """The BatchNorm with statistics of its own that alone takes the call's result, channel by channel."""
         user = next(iter(node.users)) if len(node.users) == 1 else None
         module = self._module(user) if user is not None else None

@@ -9,6 +9,7 @@ from typing import Any
 from passes.base import Pass
 from passes.finetune import Finetune
 from passes.pagcp import Pagcp
+from passes.refit import Refit
 from passes.repeat import Repeat
 from passes.uniform import Uniform
 from specs.diagnostics import PassError, nearest
@@ -18,6 +19,7 @@ __all__ = ["PASSES", "make_pass", "registry"]
 PASSES: Mapping[str, Callable[[Any], Pass]] = {
     "uniform": Uniform,
     "pagcp": Pagcp,
+    "refit": Refit,
     "finetune": Finetune,
     "repeat": Repeat,
 }

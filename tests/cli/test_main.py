@@ -39,7 +39,7 @@ bad.yaml:6:17  error[S104]: budgets.macs must be below 100%, got 140%
   6 | budgets: {macs: 140%}
     |                 ^
   hint: budgets are upper bounds on what is kept; write 60% to keep 60%
-bad.yaml:8:5  error[S107]: passes[0] must be one of uniform, pagcp, finetune, repeat, got 'unifrom'
+bad.yaml:8:5  error[S107]: passes[0] must be one of uniform, pagcp, refit, finetune, repeat, got 'unifrom'
   8 |   - unifrom: {ratio: 0.5}
     |     ^
   hint: did you mean uniform?

@@ -192,7 +192,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown pass": (
         MODEL + "passes: [pagpc: {tolerance: 0.1}]\n",
-        "face.yaml:3:10  error[S107]: passes[0] must be one of uniform, pagcp, finetune, repeat, got 'pagpc'\n"
+        "face.yaml:3:10  error[S107]: passes[0] must be one of uniform, pagcp, refit, finetune, repeat, got 'pagpc'\n"
         "  hint: did you mean pagcp?",
     ),
     "repeat without an end": (
@@ -219,7 +219,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     "later pass": (
         MODEL + "passes: [catro: {pool: 3}]\n",
         "face.yaml:3:10  error[S108]: passes[0]: catro is not available in this version\n"
-        "  hint: use uniform, pagcp, finetune, repeat",
+        "  hint: use uniform, pagcp, refit, finetune, repeat",
     ),
     "later option": (
         MODEL + TASKS + "passes: [finetune: {trainer: mine}]\n",
@@ -454,7 +454,7 @@ def test_five_mistakes_are_reported_at_once(read: Read) -> None:
         "  hint: a guarantee is about a metric: metric: {name: MulticlassAccuracy, num_classes: 10}\n"
         "face.yaml:12:9  error[S104]: budgets.macs must be below 100%, got 140%\n"
         "  hint: budgets are upper bounds on what is kept; write 60% to keep 60%\n"
-        "face.yaml:14:5  error[S107]: passes[0] must be one of uniform, pagcp, finetune, repeat, got 'pagpc'\n"
+        "face.yaml:14:5  error[S107]: passes[0] must be one of uniform, pagcp, refit, finetune, repeat, got 'pagpc'\n"
         "  hint: did you mean pagcp?"
     )
     shown = caught.value.render(excerpt=True)
