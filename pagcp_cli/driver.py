@@ -26,6 +26,7 @@ from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
 from passes.measure import verdicts
 from passes.oracle import RealOracle
+from passes.processes import broadcast_object, is_main, joined, shared_failures
 from passes.tasks import Task, build_tasks
 from specs.diagnostics import SpecError
 from specs.plan import Verdict
@@ -42,37 +43,23 @@ def compile_spec(
     `force` lets an earlier result in `out` be replaced; `resume` goes on with a run to `out` that was interrupted, if
     there is one. `progress` is told of every journal record.
     Raises a PagcpError, and writes nothing, when anything fails; a missed guarantee or budget is no failure: it is
-    written, and listed in `missed`.
+    written, and listed in `missed`. All processes of a launch call this, and get the same; the first one writes.
     """
     device = _device(spec)
     passes = tuple(make_pass(step.name, step.options) for step in spec.passes)
-    with opened(Path(out), force, resume) as run:
-        folder = run.stage.result
+    with joined(), shared_failures(), opened(Path(out), force, resume) as run:
         program, channels = open_network(spec)
         tasks = build_tasks(spec)
         data = load_splits(spec, device) if spec.data is not None else None
         start = State(program, channels, make_plan(program, channels, channels.all))
-        ctx = _context(spec, run, start, tasks, data, progress)
-        end = run_passes(passes, start, ctx)
-        verification = _proven(start, end, passes)
-        judged = _judged(spec, start, end, tasks, data)
-        limits = spec.budgets.limits(end.plan.before)
-        lacks = missed(judged, end.plan.after, limits)
-        files, exports = _export(spec, end, folder, lacks)
-        result = CompileResult(
-            out=Path(out),
-            files=tuple(sorted({*files, "plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl"})),
-            plan=end.plan,
-            decisions=end.decisions,
-            searches=end.searches,
-            verdicts=judged,
-            limits=limits,
-            verification=verification,
-            exports=exports,
-            missed=lacks,
-        )
-        _write(spec, result, folder)
-    return result
+        end = run_passes(passes, start, _context(spec, run, start, tasks, data, progress))
+
+        def finished() -> CompileResult:
+            verification = _proven(start, end, passes)
+            judged = _judged(spec, start, end, tasks, data)
+            return _written(spec, Path(out), run, end, verification, judged)
+
+        return broadcast_object("the result", finished)
 
 
 def _device(spec: Spec) -> torch.device:
@@ -102,7 +89,7 @@ def _context(
         journal=run.journal,
         checkpoints=run.checkpoints,
     )
-    return ctx if progress is None else replace(ctx, progress=progress)
+    return ctx if progress is None or not is_main() else replace(ctx, progress=progress)
 
 
 def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:
@@ -129,6 +116,36 @@ def _judgeable(tasks: tuple[Task, ...], data: Splits) -> bool:
     return "test" in data or "validation" in data
 
 
+def _written(
+    spec: Spec, out: Path, run: Run, end: State, verification: Verification, judged: tuple[Verdict, ...]
+) -> CompileResult:
+    """Export and write down."""
+    assert run.stage is not None  # this is the process that writes
+    folder, limits = run.stage.result, spec.budgets.limits(end.plan.before)
+    lacks = missed(judged, end.plan.after, limits)
+    files, exports = _export(spec, end, folder, lacks)
+    result = CompileResult(
+        out=out,
+        files=tuple(sorted({*files, "plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl"})),
+        plan=end.plan,
+        decisions=end.decisions,
+        searches=end.searches,
+        verdicts=judged,
+        limits=limits,
+        verification=verification,
+        exports=exports,
+        missed=lacks,
+    )
+    texts = {
+        "plan.json": result.plan.to_json(),
+        "evidence.json": json.dumps(result.evidence(), indent=2, sort_keys=True) + "\n",
+        "spec.lock.yaml": lock_text(spec),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return result
+
+
 def _export(spec: Spec, end: State, folder: Path, lacks: tuple[str, ...]) -> tuple[list[str], tuple[Exported, ...]]:
     """Every export; each says of itself what was promised and missed."""
     digest = hashlib.sha256(end.plan.to_json().encode()).hexdigest()
@@ -144,13 +161,3 @@ def _export(spec: Spec, end: State, folder: Path, lacks: tuple[str, ...]) -> tup
         files += report.files
         exports.append(Exported(name, report.parity, report.dynamic, report.note))
     return files, tuple(exports)
-
-
-def _write(spec: Spec, result: CompileResult, folder: Path) -> None:
-    texts = {
-        "plan.json": result.plan.to_json(),
-        "evidence.json": json.dumps(result.evidence(), indent=2, sort_keys=True) + "\n",
-        "spec.lock.yaml": lock_text(spec),
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")

@@ -16,7 +16,7 @@ import tempfile
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -79,10 +79,11 @@ def compile_command(
         from pagcp_cli.live import live_progress
         from pagcp_cli.render import compile_report
 
-        check_target(target, force, resume)  # before torch is imported and anything is computed
+        if _speaks():
+            check_target(target, force, resume)  # before torch is imported and anything is computed
         from pagcp_cli.driver import compile_spec
 
-        with live_progress() as progress:
+        with live_progress() if _speaks() else nullcontext() as progress:
             result = compile_spec(read, target, force=force, resume=resume, progress=progress)
         _result(result.to_dict() if as_json else compile_report(result))
         code = result.exit_code
@@ -184,7 +185,9 @@ def _wrapped(line: str) -> str:
 def _result(result: Any) -> None:
     """The result on stdout: text as it is, anything else as JSON."""
     text = result if isinstance(result, str) else json.dumps(result, indent=2)
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    if _speaks():
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
 
 
 def _going_on(target: Path) -> str:
@@ -203,22 +206,55 @@ def _told(as_json: bool, left: Callable[[], str] = str) -> Iterator[None]:
 
     `left`: says what a command that failed left behind, "" for nothing.
     """
+    with _several() as sharing:
+        try:
+            with sharing:
+                yield
+        except PagcpError as error:
+            if as_json:
+                _result({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
+            # what is wrong with the command or the spec has its own hint
+            _tell(error.render(excerpt=True) + "\n" + ("" if isinstance(error, SpecError) else left()))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _tell(f"interrupted; nothing was written\n{left()}")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise  # the reader of stdout went away: typer ends quietly
+        except Exception as error:  # noqa: BLE001 - the last line of defence: a bug, told as one
+            _tell(f"pagcp has a bug: {type(error).__name__}: {error}\n  log: {_log()}\n{left()}")
+            raise typer.Exit(3) from None
+
+
+@contextmanager
+def _several() -> Iterator[AbstractContextManager[None]]:
+    """As one of several processes of a launch: with the others, until all have told what they had to tell."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield nullcontext()
+        return
+    from passes.processes import joined, shared_failures
+
     try:
-        yield
-    except PagcpError as error:
-        if as_json:
-            _result({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
-        # what is wrong with the command or the spec has its own hint
-        sys.stderr.write(error.render(excerpt=True) + "\n" + ("" if isinstance(error, SpecError) else left()))
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; nothing was written\n{left()}")
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise  # the reader of stdout went away: typer ends quietly
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug, told as one
-        sys.stderr.write(f"pagcp has a bug: {type(error).__name__}: {error}\n  log: {_log()}\n{left()}")
-        raise typer.Exit(3) from None
+        with joined():
+            yield shared_failures()
+    finally:  # all is done: a launcher that ends what is left of the others need not end this one
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _speaks() -> bool:
+    """Whether it is for this process to tell people: there may be several."""
+    if "passes.processes" not in sys.modules:
+        return True
+    from passes.processes import speaks
+
+    return speaks()
+
+
+def _tell(message: str) -> None:
+    """A message on stderr."""
+    if _speaks():
+        sys.stderr.write(message)
+        sys.stderr.flush()
 
 
 def _log() -> str:

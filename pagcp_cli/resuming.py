@@ -25,6 +25,7 @@ from pagcp_ir.planning import fingerprint
 from pagcp_ir.program import Program
 from passes.data import Batch
 from passes.journal import Journal
+from passes.processes import agreed, is_main
 from passes.resume import Checkpoints
 from specs.diagnostics import DataError, EmitError, PagcpError, SpecError
 from specs.lock import resolved
@@ -38,15 +39,17 @@ _MAY_PASS = (DataError, EmitError, SpecError)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run writes to, and goes on from."""
+    """What a run writes to, and goes on from; without a stage it does neither, as one of several processes."""
 
-    stage: Stage
+    stage: Stage | None
     journal: Journal
     checkpoints: Checkpoints
 
     def begin(self, spec: Spec, program: Program, batches: Sequence[Batch]) -> None:
         """Say what the run is of, or see that it is the same. SpecError S120 when it is another one."""
         own = _identity(spec, program, batches)
+        for what in ("network", "calibration"):
+            agreed(f"the {what}", own[what])
         found = self.journal.identity
         if found is None:
             self.journal.write("start", **own)
@@ -61,6 +64,9 @@ class Run:
 @contextmanager
 def opened(out: Path, force: bool, resume: bool) -> Iterator[Run]:
     """The run that ends with a result in `out`. What it found is kept when it ends in another way that may pass."""
+    if not is_main():  # the first process writes for all
+        yield Run(None, Journal(), Checkpoints())
+        return
     with staged(out, force, resume) as stage, Journal(stage.journal, stage.rows) as journal:
         try:
             yield Run(stage, journal, Checkpoints(stage.checkpoints))

@@ -25,6 +25,7 @@ from passes.compensate import finished
 from passes.data import CPU, Splits
 from passes.journal import Journal, Kind
 from passes.oracle import Oracle
+from passes.processes import broadcast_object, world
 from passes.ratios import least
 from passes.resume import Checkpoint, Checkpoints
 from passes.tasks import Task
@@ -254,8 +255,21 @@ def _transformed(step: Pass, before: State, ctx: Context) -> State:
         return replace(before, program=program)
     after = step.run(before, replace(ctx, checkpoint=place.running))
     _check_transformer(step, before, after)
+    after = replace(after, program=_alike(step.name, after.program))
     place.finish(before.program, after.program)
     return after
+
+
+def _alike(name: str, program: Program) -> Program:
+    """The program with the first process's tensors, in all processes: one of them may have trained for all."""
+    if world().size == 1:
+        return program
+    tensors = broadcast_object(f"the tensors after {name}", program.tensors)
+    found = replace(program, module=program.copy())
+    with torch.no_grad():
+        for key, tensor in found.tensors().items():
+            tensor.copy_(tensors[key])
+    return found
 
 
 def _check_transformer(step: Pass, before: State, after: State) -> None:

@@ -18,6 +18,7 @@ from pagcp_ir.program import Program
 from passes.balance import balanced
 from passes.base import Context, PassKind, State
 from passes.judge import Judge, Score
+from passes.processes import is_main
 from passes.training import Trainer
 from specs.diagnostics import PassError
 from specs.options import FinetuneOptions
@@ -35,8 +36,10 @@ class Finetune:
 
     def run(self, state: State, ctx: Context) -> State:
         """Train a copy of the state's program; after a kill, go on after the last epoch that was saved."""
-        course = Course(self.options, state.program, ctx)
         saved = ctx.checkpoint.load()
+        if not is_main():  # one process trains, and the runner hands on what it made
+            return state
+        course = Course(self.options, state.program, ctx)
         if saved is not None:
             course.load(saved)
         for told in course.told:

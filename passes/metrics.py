@@ -16,7 +16,7 @@ from torch import Tensor
 
 from specs.diagnostics import DataError, nearest
 
-__all__ = ["Metric", "MetricFactory", "Whole", "torchmetrics_metric"]
+__all__ = ["Metric", "MetricFactory", "Whole", "alone", "torchmetrics_metric"]
 
 # the domains first: what the top level repeats of them it may warn about
 _MODULES = (
@@ -76,12 +76,25 @@ def torchmetrics_metric(name: str, arguments: Mapping[str, Any], where: str = ""
         except Exception as error:
             message = f"torchmetrics refuses {name}({_written(arguments)}): {error}"
             raise DataError.one("D722", message, where) from error
-        return metric.to(device)  # type: ignore[no-any-return]
+        return alone(metric.to(device))  # type: ignore[no-any-return]
 
     # some classes are factories: only the object that they make knows the direction
     made = make(torch.device("cpu"))
     higher = getattr(made, "higher_is_better", None)
     return make, higher if isinstance(higher, bool) else None
+
+
+def alone(metric: Any) -> Any:
+    """The metric, which from now on is that of what it was fed here: torchmetrics would ask the other processes too."""
+    parts: Any = metric.modules() if isinstance(metric, torch.nn.Module) else ()
+    for part in parts:
+        if hasattr(part, "distributed_available_fn"):
+            part.distributed_available_fn = _never
+    return metric
+
+
+def _never() -> bool:
+    return False
 
 
 def _class(name: str, where: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from passes.callables import call, resolve
-from passes.metrics import MetricFactory, Whole, torchmetrics_metric
+from passes.metrics import MetricFactory, Whole, alone, torchmetrics_metric
 from specs.diagnostics import DataError, nearest
 from specs.spec import TaskSpec
 
@@ -66,7 +66,7 @@ def named_metric(spec: TaskSpec, folder: Path | None, where: str) -> tuple[str, 
 
             def factory(device: torch.device) -> Any:
                 metric = call(function, name, where, **arguments)
-                return metric.to(device) if hasattr(metric, "to") else metric
+                return alone(metric.to(device) if hasattr(metric, "to") else metric)
         else:
 
             def factory(device: torch.device) -> Any:

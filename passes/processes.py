@@ -46,6 +46,8 @@ WAIT = timedelta(hours=24)
 """How long they wait for what another one computes. One that ended is noticed at once."""
 GRACE = timedelta(seconds=30)
 """How long one that fails, or is done, waits for the others to hear of it."""
+PAUSE = 0.01
+"""Seconds between two looks at whether the others have answered, at most."""
 SHORT = 2048
 """Bytes of a message that is exchanged in one step."""
 
@@ -273,18 +275,27 @@ def _bytes(data: bytes) -> Tensor:
 
 def _gathered(here: _Joined, mine: Tensor, deadline: float) -> list[Tensor]:
     found = [torch.empty_like(mine) for _ in range(here.world.size)]
-    left = timedelta(seconds=max(0.001, deadline - time.monotonic()))
-    work: Any = dist.all_gather(found, mine, group=here.group, async_op=True)
-    work.wait(left)
+    _done(dist.all_gather(found, mine, group=here.group, async_op=True), deadline)
     return found
+
+
+def _done(work: Any, deadline: float) -> None:
+    """Wait for it where a signal can interrupt: not in torch. RuntimeError when it fails or is not done in time."""
+    began = time.monotonic()
+    while not work.is_completed():
+        now = time.monotonic()
+        if now > deadline:
+            raise RuntimeError("the other processes do not answer")
+        time.sleep(min((now - began) / 8, PAUSE))
+    work.wait()
 
 
 def _broadcast(what: str, buffer: Tensor) -> None:
     """Fill the buffer with the first process's."""
     assert _joined is not None
     try:
-        work: Any = dist.broadcast(buffer, 0, group=_joined.group, async_op=True)
-        work.wait(WAIT)
+        work = dist.broadcast(buffer, 0, group=_joined.group, async_op=True)
+        _done(work, time.monotonic() + WAIT.total_seconds())
     except RuntimeError as error:
         _joined.ending = _joined.alone = True
         raise _lost(what) from error
