@@ -14,6 +14,7 @@ from pagcp_cli.numbers import count, percent, size, value
 
 if TYPE_CHECKING:
     from pagcp_cli.result import CompileResult
+    from specs.back_off import BackOff
     from specs.diff import Diff, DiffRow
     from specs.plan import Costs, Decision, Verdict
     from specs.search import SearchRecord
@@ -40,10 +41,14 @@ def compile_report(result: CompileResult) -> str:
         parts += [_decisions(result.decisions), *map(_search, result.searches), ""]
     if result.verdicts:
         parts += [*_tasks(result.verdicts), ""]
+    if result.back_off is not None:
+        parts += [*_back_off(result.back_off, result.plan.before), ""]
     parts += [_costs(result.plan.before, result.plan.after, result.limits), "", pairs(facts)]
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
-    if any(line.startswith("budget ") for line in result.missed):
+    if result.back_off is not None and result.back_off.given:
+        parts.append(Text("hint: what was given back for the guarantees is why a budget is missed"))
+    elif any(line.startswith("budget ") for line in result.missed):
         parts.append(Text("hint: to cut more, give pagcp a larger total or tolerance, uniform a larger ratio"))
     return text_of(parts)
 
@@ -147,6 +152,24 @@ def _captions(verdicts: Sequence[Verdict], wide: bool) -> Iterable[str]:
             yield f"no interval for {v.task}: {v.note}"
     if any(v.split == "validation" for v in verdicts):
         yield "there is no test split: this is validation, on which was chosen what to keep"
+
+
+def _back_off(found: BackOff, before: Costs) -> list[RenderableType]:
+    """What was given back, for which task, and what every attempt came to on validation."""
+    sure = f"at {found.confidence:.0%} confidence"
+    if not found.given:
+        missed = found.attempts[-1].missed
+        return [Text(f"nothing was given back: {'nothing was cut' if missed else 'all held on validation'} ({sure})")]
+    table = _table("given back", ">width", "for task", ">MACs")
+    table.columns[0].overflow = table.columns[2].overflow = "fold"
+    for each in found.given:
+        table.add_row(each.group, _change(str(each.before), str(each.after)), each.task, f"+{count(each.macs)}")
+    lines: list[RenderableType] = [table]
+    for attempt in found.attempts:
+        margins = ", ".join(f"{task} {value(margin)}" for task, margin in attempt.margins.items())
+        kept = percent(attempt.macs, before.macs)
+        lines.append(Text(f"{kept} of MACs: margins on validation {sure}: {margins}", "dim"))
+    return lines
 
 
 def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:

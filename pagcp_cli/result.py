@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pagcp_ir.verify import Verification
+from specs.back_off import BackOff
 from specs.plan import Costs, Decision, Plan, Verdict
 from specs.search import SearchRecord
 
@@ -26,7 +27,10 @@ class Exported:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What was written to `out`, and what it rests on. `missed`: guarantees and budgets that were not met."""
+    """What was written to `out`, and what it rests on. `missed`: guarantees and budgets that were not met.
+
+    `back_off`: what was given back, where the spec asks for that on a miss.
+    """
 
     out: Path
     files: tuple[str, ...]
@@ -38,6 +42,7 @@ class CompileResult:
     verification: Verification
     exports: tuple[Exported, ...]
     missed: tuple[str, ...]
+    back_off: BackOff | None = None
 
     @property
     def exit_code(self) -> int:
@@ -55,6 +60,7 @@ class CompileResult:
             "limits": dict(self.limits),
             "verdicts": [v.to_dict() for v in self.verdicts],
             "missed": list(self.missed),
+            "back_off": None if self.back_off is None else self.back_off.to_dict(),
             "verification": asdict(self.verification),
             "exports": [asdict(e) for e in self.exports],
             "decisions": [d.to_dict() for d in self.decisions],

@@ -36,6 +36,8 @@ def describe(spec: Spec, before: Costs | None = None) -> list[str]:
         if budget is not None:
             lines.append(_budget(budget, word, None if before is None else getattr(before, name)))
     lines += [f"pass {number}, {step.name}: {_pass(step)}" for number, step in enumerate(spec.passes, 1)]
+    if spec.on_miss == "back_off":
+        lines.append("on a miss on validation: gives cuts back and runs the passes that train again, until all hold")
     lines.append(f"writes {', '.join(spec.export)}" if spec.export else "writes nothing but the plan and its evidence")
     return lines
 
@@ -53,7 +55,8 @@ def _task(task: TaskSpec) -> str:
     metric: Any = task.metric["name"] if isinstance(task.metric, dict) else task.metric
     if task.guarantee is None:
         return f"{metric} is reported, nothing is guaranteed" if metric else "nothing is guaranteed"
-    return f"{metric} {_guarantee(task.guarantee)}"
+    sure = task.guarantee.confidence
+    return f"{metric} {_guarantee(task.guarantee)}" + (f", with {sure * 100:g}% confidence" if sure else "")
 
 
 def _guarantee(guarantee: Guarantee) -> str:

@@ -89,6 +89,7 @@ CODES: dict[str, str] = {
     "P408": "a pass is not known, or an installed one has the name of a built-in one",
     "P409": "a pass lacks an option that it needs here",
     "P410": "the device or the precision that a pass asks for is not there",
+    "P411": "all cuts were given back, and the guarantees still do not hold on validation",
     # data, losses and metrics
     "D701": "a module that the spec names cannot be imported, or another one hides it",
     "D702": "a module has no callable of that name",

@@ -71,6 +71,10 @@ class Spec(Model):
     passes: Annotated[List[Annotated[PassSpec, BeforeValidator(pass_of)]], Field(min_length=1)] = Field(
         description="the steps, in order"
     )
+    on_miss: Literal["fail", "back_off"] = Field(
+        default="fail",
+        description="fail: a missed guarantee is told, and exits 4; back_off: cuts are given back until all hold",
+    )
     export: List[Exporter] = Field(default=("python", "pt2", "onnx"), description="what is written besides the plan")
 
     _path: Path | None = PrivateAttr(None)
@@ -81,6 +85,9 @@ class Spec(Model):
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
         """Names that occur twice, and passes that lack what they need."""
         yield from _same_names(given)
+        if given.get("on_miss") == "back_off" and not any(task.get("guarantee") for task in _tasks(given)):
+            hint = "give a task a guarantee: {max_drop: 1pp}"
+            yield Problem("S110", ": back_off needs a guarantee that can be missed", hint, ("on_miss",))
         passes = list(_pass_options(given))
         needing = [(place, name) for place, name, options in passes if OPTIONS[name].needs_tasks(options)]
         for place, name in needing[:1]:
