@@ -25,7 +25,7 @@ from passes.compensate import finished
 from passes.data import CPU, Splits
 from passes.journal import Journal, Kind
 from passes.oracle import Oracle
-from passes.processes import broadcast_object
+from passes.processes import broadcast_object, world
 from passes.ratios import least
 from passes.resume import Checkpoint, Checkpoints
 from passes.tasks import Task
@@ -43,7 +43,6 @@ __all__ = [
     "Progress",
     "Rounds",
     "State",
-    "cut_to",
     "flat",
     "meets",
     "refuse_infeasible",
@@ -112,15 +111,11 @@ class Context:
     def once(self, what: str, program: Program, find: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
         """Numbers by name that `find` measures of the program; they are read back after a kill."""
         name = f"{what} {fingerprint(program)}" if self.journal.asked else ""
-
-        def look() -> Mapping[str, float]:
-            if (known := self.journal.recall(name)) is not None:
-                return {key: float(number) for key, number in known.fields["numbers"].items()}
-            found = find()
-            self.journal.remember(name, {"numbers": dict(found)})
-            return found
-
-        return broadcast_object(what, look)
+        if (known := self.journal.recall(name)) is not None:
+            return {key: float(number) for key, number in known.fields["numbers"].items()}
+        found = find()
+        self.journal.remember(name, {"numbers": dict(found)})
+        return found
 
     def need_oracle(self, name: str) -> Oracle:
         """The oracle. DataError D709 when there are no tasks or data for one, or no calibration split."""
@@ -182,7 +177,7 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
         if step.kind == "rounds":  # each of its passes was checked
             state = step.run(state, ctx)
         elif step.kind == "selector":
-            state = cut_to(step, state, step.run(state, ctx), ctx)
+            state = _cut(step, state, step.run(state, ctx), ctx)
         else:
             state = _transformed(step, state, ctx)
         ctx.note(
@@ -228,7 +223,7 @@ def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets) ->
     raise PassError.one("P401", "the budgets are out of reach: " + "; ".join(missed), hint=hint)
 
 
-def cut_to(step: Pass, before: State, after: State, ctx: Context) -> State:
+def _cut(step: Pass, before: State, after: State, ctx: Context) -> State:
     """Check that only the plan grew, cut the program to it, and verify the result."""
     if after.program is not before.program or after.channels is not before.channels:
         raise ContractError(f"the selector {step.name!r} changed the program")
@@ -260,8 +255,21 @@ def _transformed(step: Pass, before: State, ctx: Context) -> State:
         return replace(before, program=program)
     after = step.run(before, replace(ctx, checkpoint=place.running))
     _check_transformer(step, before, after)
+    after = replace(after, program=_alike(step.name, after.program))
     place.finish(before.program, after.program)
     return after
+
+
+def _alike(name: str, program: Program) -> Program:
+    """The program with the first process's tensors, in all processes: one of them may have trained for all."""
+    if world().size == 1:
+        return program
+    tensors = broadcast_object(f"the tensors after {name}", program.tensors)
+    found = replace(program, module=program.copy())
+    with torch.no_grad():
+        for key, tensor in found.tensors().items():
+            tensor.copy_(tensors[key])
+    return found
 
 
 def _check_transformer(step: Pass, before: State, after: State) -> None:
