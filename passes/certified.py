@@ -3,7 +3,8 @@
 Where to look is predicted: log(rise / tolerance) is taken to be linear in logit(ratio), through the two ends of the
 bracket or, where there is one end only, with the slope of the groups before. Only evaluations decide: both neighbours
 are evaluated. The ratio is the scan's wherever acceptance is monotone; a dip below it that was not looked at would have
-stopped the scan earlier, so the groups in which a smaller ratio was left out are counted as unknown.
+stopped the scan earlier, so the groups in which a smaller ratio was left out are counted as unknown. Where rulings came
+from a part of the samples, the ratio found is measured on all of them, and the next smaller one taken if it fails.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from passes.ratios import Trim
-from passes.sequential import Finding, Rule, Ruling, Step, Turn, in_turn, judged, rejection, rule, weighed
+from passes.sequential import Finding, Rule, Ruling, Step, Turn, in_turn, judged, rejection, weighed
+from passes.sequential import rule as full
 from passes.space import Outcome, Space
 from specs.options import PagcpOptions
 
@@ -92,6 +94,13 @@ class _Bracket:
         load = self.turn.load(self.rulings[number]) / self.turn.tolerance
         return self.cuts[number - 1].place, math.log(min(max(load, SMALL), LARGE))
 
+    def lower(self) -> None:
+        """Take back the acceptance of `low`."""
+        self.high, self.low = (
+            self.low,
+            max((n for n, r in self.rulings.items() if r.accepted and n < self.low), default=0),
+        )
+
     def learn(self, experience: _Experience) -> None:
         """Add what this group taught."""
         low, high = self._point(self.low), self._point(self.high)
@@ -101,7 +110,7 @@ class _Bracket:
                 experience.slopes.append((high[1] - low[1]) / (high[0] - low[0]))
 
 
-def certified(space: Space, options: PagcpOptions, factor: float, rule: Rule = rule) -> Outcome:
+def certified(space: Space, options: PagcpOptions, factor: float, rule: Rule = full) -> Outcome:
     """Search the space, tolerances growing by `factor`. PassError P404: a loss that is not finite before any cut."""
     experience = _Experience()
 
@@ -123,13 +132,10 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
     bracket = _Bracket(cuts, turn, end + 1)
     while True:
         while bracket.high - bracket.low > 1:
-            number = bracket.next(experience)
-            cut = cuts[number - 1]
-            ruling = bracket.rulings[number] = judged(space, turn, cut.first, cut.trim.keep, rule)
-            if ruling.accepted:
-                bracket.low = number
-            else:
-                bracket.high = number
+            _evaluate(space, bracket, bracket.next(experience), rule)
+        if bracket.low and bracket.rulings[bracket.low].samples is not None:
+            _evaluate(space, bracket, bracket.low, full)
+            continue
         step = _step(space, bracket)
         met = step is not None and options.stop == "budget" and turn.enough(step)
         if met or bracket.high in bracket.rulings or bracket.low == whole:
@@ -137,6 +143,18 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
         bracket.high += 1
     bracket.learn(experience)
     return _finding(bracket, step, met)
+
+
+def _evaluate(space: Space, bracket: _Bracket, number: int, rule: Rule) -> None:
+    """Rule on that cut and move the bracket's end there."""
+    cut = bracket.cuts[number - 1]
+    ruling = bracket.rulings[number] = judged(space, bracket.turn, cut.first, cut.trim.keep, rule)
+    if ruling.accepted:
+        bracket.low = number
+    elif number == bracket.low:
+        bracket.lower()
+    else:
+        bracket.high = number
 
 
 def _cuts(space: Space, turn: Turn, grid: Sequence[float]) -> list[_Cut]:

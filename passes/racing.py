@@ -6,8 +6,10 @@ in the time t = 1 / (1/n - 1/N) at which a mean drawn without replacement moves 
     r = s sqrt(2 (t q + 1) / (t^2 q) log(sqrt(t q + 1) / alpha)) + m log(1 / alpha) / t
 (Waudby-Smith et al., Time-uniform central limit theory, 2021). Losses have no known range, so no finite-sample bound
 holds for them; the second term, as in empirical Bernstein bounds but with the largest deviation m seen so far, stands
-in for one, and heavy tails may still hide. What really guarantees is that what was accepted in the end is measured on
-all samples, and undone where it does not hold.
+in for one, and heavy tails may still hide.
+
+What is too close to call goes by the estimate from ENOUGH samples, or earlier where it is likely how that will come
+out. A search measures what it accepts in the end on all samples (certified.py), so that this costs time at worst.
 """
 
 from __future__ import annotations
@@ -31,8 +33,12 @@ LEAST = 64
 """Losses that a race looks at before it decides anything."""
 TUNED = 512
 """The number of samples at which the interval is tightest."""
-ZONE = 0.25
-"""A rise so close to its tolerance, as a share of it, is too close to call, and rejected."""
+ENOUGH = 1024
+"""Samples after which a rise is judged by its estimate."""
+DOUBT = 1.0
+"""Standard errors by which the estimate must be below what is allowed."""
+LIKELY = 2.0
+"""Standard deviations by which the estimate is not likely to move until ENOUGH samples are seen."""
 _T = TypeVar("_T")
 Values = NDArray[np.float64]
 
@@ -50,10 +56,25 @@ class Sampled(Space, Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """What is known of a mean over all samples."""
+    """What is known of a mean over all samples.
+
+    `error`: its standard error; `drift`: the standard deviation by which it will move until ENOUGH samples are seen.
+    """
 
     mean: float
     radius: float
+    error: float = 0.0
+    drift: float = 0.0
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it is settled, or likely after ENOUGH samples, that it is at most 0."""
+        return self.high <= 0 or self.mean + DOUBT * self.error + LIKELY * self.drift <= 0
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is settled, or likely after ENOUGH samples, that it is not at most 0."""
+        return not self.allowed and self.mean + DOUBT * self.error - LIKELY * self.drift > 0
 
     @property
     def low(self) -> float:
@@ -75,13 +96,14 @@ def interval(values: Values, total: int, alpha: float) -> Interval:
     if n >= total:
         return Interval(mean, 0.0)
     if n < LEAST or not math.isfinite(mean):
-        return Interval(mean, math.inf)
+        return Interval(mean, math.inf, math.inf, math.inf)
     away = np.abs(values - mean)
     spread, farthest = math.sqrt(float((away**2).sum()) / (n - 1)), float(away.max())
     time = n * total / (total - n)
     tuned = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / TUNED
     mixture = 2 * (time * tuned + 1) / (time**2 * tuned) * math.log(math.sqrt(time * tuned + 1) / alpha)
-    return Interval(mean, spread * math.sqrt(mixture) - farthest * math.log(alpha) / time)
+    radius = spread * math.sqrt(mixture) - farthest * math.log(alpha) / time
+    return Interval(mean, radius, spread / math.sqrt(time), spread * math.sqrt(max(0.0, 1 / n - 1 / ENOUGH)))
 
 
 def average(values: Values) -> float:
@@ -132,19 +154,17 @@ class RacingRule:
         if whole:
             base = {task: self.space.losses(at)[task] for task, at in turn.base.keeps.items()}
             return rule(self.space, turn.over({t: max(b, self.floors.get(t, b)) for t, b in base.items()}), keep)
-        settled, refused, close = True, False, True
+        accepted = True
         for task, base_loss in turn.base.losses.items():
             new, old = seen[""].values[task], seen[task].values[task]
             allowed = turn.tolerance * turn.scale[task]
             found = self._excess(task, new, old, math.copysign(allowed, base_loss), seen[""].of(task))
             if not math.isfinite(found.mean):
                 return self._ruling(turn, seen, accepted=False)
-            settled &= found.high <= 0
-            refused |= found.low > 0
-            close &= found.high <= 0 or found.radius <= ZONE * allowed * abs(base_loss)
-        if settled or refused or close:
-            return self._ruling(turn, seen, accepted=settled)
-        return None
+            if found.refused:
+                return self._ruling(turn, seen, accepted=False)
+            accepted &= found.allowed
+        return self._ruling(turn, seen, accepted=True) if accepted else None
 
     def _excess(self, task: str, new: Values, old: Values, allowed: float, total: int) -> Interval:
         """Of L - (1 + allowed) B, which is at most 0 where the rise is allowed; B is the old loss, or its floor."""
@@ -153,7 +173,7 @@ class RacingRule:
         # over the larger of two bases: the smaller of two excesses
         over_old = interval(new - old - allowed * old, total, self.alpha / 2)
         over_floor = interval(new - (1 + allowed) * self.floors[task], total, self.alpha / 2)
-        return Interval(min(over_old.mean, over_floor.mean), max(over_old.radius, over_floor.radius))
+        return min(over_old, over_floor, key=lambda found: found.high)
 
     def _ruling(self, turn: Turn, seen: Mapping[str, Samples], *, accepted: bool) -> Ruling:
         """The ruling with losses estimated from the base's and the paired differences, where there is no floor."""

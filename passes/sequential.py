@@ -196,18 +196,14 @@ def in_turn(name: str, space: Space, options: PagcpOptions, factor: float, find:
                 tolerance, keep = tolerance * factor, finding.step.keep
                 base = base.raised(finding.step.losses, keep)
     keep, applied = _applied(space, steps, share)
-    undone: tuple[str, ...] = ()
-    if options.confidence is not None:
-        keep, applied, undone = _settled(space, options, factor, scale, tuple(applied.values()))
     record = SearchRecord(
         search=name,
         factors=_factors(space.losses(keep), losses),
-        undone=undone,
         total=total_of(options.tolerance, factor, len(space.groups)),
         growth=factor,
         unknown=sum(finding.unknown for finding in found.values()),
     )
-    return Outcome(keep, tuple(_decisions(space, found, keep, applied, undone)), record, _ordered(span, factor))
+    return Outcome(keep, tuple(_decisions(space, found, keep, applied)), record, _ordered(span, factor))
 
 
 def ordered(space: Space, probe: float, factor: float) -> list[str]:
@@ -250,23 +246,6 @@ def _applied(space: Space, steps: Sequence[Step], share: int) -> tuple[Keep, dic
     return keep, {step.group: step for step in chosen}
 
 
-def _settled(
-    space: Space, options: PagcpOptions, factor: float, scale: Mapping[str, float], steps: Sequence[Step]
-) -> tuple[Keep, dict[str, Step], tuple[str, ...]]:
-    """The steps without the last ones, until on all samples no task exceeds the product of its tolerances."""
-    left, undone, base = list(steps), list[str](), options.bounded(space.losses(space.start))
-    while left:
-        keep = left[-1].keep
-        allowed = {
-            task: math.prod(1 + options.tolerance * factor**i * scale[task] for i in range(len(left))) for task in base
-        }
-        losses = space.losses(keep)
-        if all(rise(losses[task], base[task]) <= allowed[task] * (1 + 1e-9) for task in base):
-            return keep, {step.group: step for step in left}, tuple(undone)
-        undone.append(left.pop().group)
-    return space.start, {}, tuple(undone)
-
-
 def _dearness(space: Space, steps: Sequence[Step]) -> list[float]:
     """Rise of the summed loss per unit of cost saved, all steps applied in order."""
     keep, found = space.start, []
@@ -287,14 +266,11 @@ def _decisions(
     found: Mapping[str, Finding],
     keep: Keep,
     applied: Mapping[str, Step],
-    undone: Sequence[str],
 ) -> list[Decision]:
     decisions = []
     for group, finding in found.items():
         step, reason = applied.get(group), finding.reason
-        if group in undone:
-            reason += "; undone: on all samples the tasks' losses rose by more than was allowed"
-        elif finding.step is not None and step is None:
+        if finding.step is not None and step is None:
             reason += "; dropped: its loss rise per MAC is not in the top share"
         decisions.append(
             Decision(

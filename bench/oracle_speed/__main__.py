@@ -24,12 +24,25 @@ RESULTS = Path(__file__).parents[1] / "results"
 COSTS = ("seconds", "cpu_seconds", "evaluations", "images", "peak_mb")
 DEFAULTS = {"digits": (200, 64, 5, 1.5), "resnet20": (5000, 250, 19, 15.0), "resnet56": (1000, 250, 19, 15.0)}
 """By case: images, batch size, steps of the grid, total."""
+_BOTH, _SOME = ("certified", "racing"), {"images": 500}
+GROWTH: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[str]]]] = {
+    "digits": [({"images": images}, _BOTH) for images in (100, 200)],
+    "resnet20": [
+        ({"images": 2000}, _BOTH),
+        ({"images": 5000}, ("racing",)),
+        ({"images": 20000}, ("racing",)),
+        *(({**_SOME, "case": case}, ("published", *_BOTH)) for case in ("resnet20", "resnet20x2", "resnet56")),
+    ],
+}
+"""By case: what is changed of the setting, and the arms to run then."""
 
 
 def main() -> int:
     """0 when all arms ran; 2 without the data of the case."""
     given = _arguments()
-    if given.case != "digits" and not (data_folder() / "cifar10_jpeg.npz").is_file():
+    there = (data_folder() / "cifar10_jpeg.npz").is_file()
+    given.case = given.case or ("resnet20" if there else "digits")
+    if given.case != "digits" and not there:
         print(f"no {data_folder() / 'cifar10_jpeg.npz'}: set PAGCP_DATA, or take --case digits", file=sys.stderr)
         return 2
     images, batch_size, steps, total = DEFAULTS[given.case]
@@ -46,7 +59,7 @@ def main() -> int:
     warm_up()
     machine = {"setting": {**vars(setting), "torch": version("torch"), "cores": os.cpu_count()}}
     if given.growth:
-        found: dict[str, Any] = {"growth": _growth(setting, given.growth), **machine}
+        found: dict[str, Any] = {"growth": _growth(setting), **machine}
         name, table = f"oracle_growth_{setting.case}", _growth_table
     else:
         found = {**_compared(_rows(setting), 0.95 / setting.steps), **machine}
@@ -60,12 +73,12 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle_speed")
-    parser.add_argument("--case", choices=tuple(DEFAULTS), default="digits")
+    parser.add_argument("--case", choices=tuple(DEFAULTS), help="default: resnet20 where PAGCP_DATA is")
     parser.add_argument("--images", type=int, help="calibration images")
     parser.add_argument("--steps", type=int, help="ratios of the grid")
     parser.add_argument("--total", type=float, help="the factor on a loss that all cuts together may reach")
     parser.add_argument("--cache-mb", type=int, default=256, help="memory for activations that are used again")
-    parser.add_argument("--growth", type=int, nargs="+", help="numbers of images: how costs grow with them")
+    parser.add_argument("--growth", action="store_true", help="how costs grow with images, groups and width")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args()
@@ -86,16 +99,25 @@ def _row(arm: str, setting: Setting, macs: int | None = None) -> Row:
     return row
 
 
-def _growth(setting: Setting, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """What a decision costs with that many calibration images."""
+def _growth(setting: Setting) -> list[dict[str, Any]]:
+    """What a decision costs with more images, with more groups, and with wider ones.
+
+    images_each: those that a decision looked at; what racing accepts in the end is measured on all images beside that.
+    """
     found = []
-    for images in numbers:
-        for arm in ("published", "certified", "racing"):
-            row = _row(arm, replace(setting, images=images))
-            costs = {key: row[key] for key in COSTS}
-            share = round(row["images"] / row["evaluations"])
+    for change, arms in GROWTH[setting.case]:
+        grown = replace(setting, **change)
+        for arm in arms:
+            row = _row(arm, grown)
             found.append(
-                {"calibration": images, "arm": arm, "groups": len(row["widths"]), "images_each": share, **costs}
+                {
+                    "case": grown.case,
+                    "calibration": grown.images,
+                    "arm": arm,
+                    "groups": len(row["widths"]),
+                    "images_each": row["images_each"],
+                    **{key: row[key] for key in COSTS},
+                }
             )
     return found
 
@@ -111,6 +133,8 @@ def _compared(rows: Mapping[str, Row], step: float) -> dict[str, Any]:
     found["certified"] |= {"same_ratio": _alike(certified, published, widths, 0.0), "groups": len(widths)}
     found["racing"] |= {"same_ratio": _alike(rows["racing"], certified, widths, 0.0), "groups": len(widths)}
     found["racing"]["within_a_step"] = _alike(rows["racing"], certified, widths, step)
+    for arm in ("certified", "racing"):
+        found[arm] |= {"cut": rows[arm]["cut"], "held": rows[arm]["held"]}
     for arm in ("marginal", "marginal_racing"):
         found[arm]["seconds_over_published"] = round(rows[arm]["cpu_seconds"] / published["cpu_seconds"], 3)
     return found
@@ -142,7 +166,7 @@ def _table(found: Mapping[str, Any]) -> str:
 
 
 def _growth_table(found: Mapping[str, Any]) -> str:
-    keys = ("calibration", "arm", "groups", "images_each", *COSTS)
+    keys = ("case", "calibration", "arm", "groups", "images_each", *COSTS)
     rows = [{key: key for key in keys}, *found["growth"]]
     return "\n".join("".join(f"{row[key]:>13}" for key in keys) for row in rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,11 +87,36 @@ def measure(arm: str, setting: Setting, macs: int | None) -> Callable[[Row], Non
             channels = analyse(program)
             state = State(program, channels, make_plan(program, channels, channels.all))
             ctx = Context(budgets, oracle=RealOracle(case.tasks, case.batches), tasks=case.tasks)
-            row |= _found(Pagcp(setting.options(**more)).run(state, ctx))
+            options, looked = setting.options(**more), list[int]()
+            ctx = replace(
+                ctx, progress=lambda kind, told: looked.extend([told["samples"]] if "samples" in told else [])
+            )
+            end = Pagcp(options).run(state, ctx)
+            row |= _found(end)
+            row["images_each"] = round(sum(looked) / len(looked)) if looked else setting.images
         spent = watch.read()
         row |= {"seconds": spent["wall"], "cpu_seconds": spent["cpu"], "peak_mb": round(peak_bytes() / 2**20)}
+        if arm in ("certified", "racing"):
+            row |= _held(end, options, RealOracle(case.tasks, case.batches))
 
     return task
+
+
+def _held(state: State, options: PagcpOptions, oracle: RealOracle) -> Row:
+    """How many groups were cut, and after how many of these cuts every loss was within its tolerance on all images."""
+    (record,), keep, held, cut = state.searches, state.channels.all, 0, 0
+    base = dict(oracle.losses(state.program, state.channels, keep))
+    for decision in state.decisions:
+        units = state.channels.group(decision.group).units
+        if state.keep[units].all():
+            continue
+        keep[units] = state.keep[units]
+        losses = oracle.losses(state.program, state.channels, keep)
+        tolerance = options.tolerance * (record.growth or 1.0) ** cut
+        held += all(losses[task] <= (1 + tolerance) * loss * (1 + 1e-6) for task, loss in base.items())
+        base = {task: max(loss, losses[task]) for task, loss in base.items()}
+        cut += 1
+    return {"cut": cut, "held": held}
 
 
 def _found(state: State) -> Row:

@@ -24,6 +24,7 @@ __all__ = ["Case", "data_folder", "load"]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "specs" / "examples"
+CLASSES, COLOURS = 10, 3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -46,10 +47,15 @@ def data_folder() -> Path:
 
 
 def load(name: str, images: int, batch_size: int) -> Case:
-    """The case with so many images. FileNotFoundError without the data of the ResNets."""
+    """The case with so many images; "resnet20x2" is twice as wide, and computes what resnet20 does.
+
+    Beyond the 10,000 that are held out of the ResNets' training come training images, which are good for costs only.
+    FileNotFoundError without the data of the ResNets.
+    """
     if name == "digits":
         return _digits(images, batch_size)
-    return _resnet(int(name.removeprefix("resnet")), images, batch_size)
+    depth, _, times = name.removeprefix("resnet").partition("x")
+    return _resnet(int(depth), int(times or 1), images, batch_size)
 
 
 def _digits(images: int, batch_size: int) -> Case:
@@ -67,17 +73,31 @@ def _digits(images: int, batch_size: int) -> Case:
     return Case("digits", model, (1, 1, 8, 8), tasks, _batches(samples[:images], batch_size), peer=True)
 
 
-def _resnet(depth: int, images: int, batch_size: int) -> Case:
+def _resnet(depth: int, times: int, images: int, batch_size: int) -> Case:
     folder, blocks = data_folder(), (depth - 2) // 6
-    model = cifar_resnet(depth).eval()
+    model = cifar_resnet(depth, times=times).eval()
     weights = load_file(str(folder / f"cifar10_resnet{depth}.safetensors"))
-    model.load_state_dict({_place(name, blocks): tensor for name, tensor in weights.items()})
+    model.load_state_dict({_place(name, blocks): _widened(tensor, times) for name, tensor in weights.items()})
     tasks = (Task("class", loss=functional.cross_entropy),)
-    with np.load(folder / "cifar10_jpeg.npz") as found:
-        jpeg, offsets, labels = (found[f"test_{key}"] for key in ("jpeg", "offsets", "labels"))
-    order = np.random.default_rng(0).permutation(len(labels))[:images]
-    samples = [(_decoded(jpeg[offsets[i] : offsets[i + 1]]), int(labels[i])) for i in order]
+    samples = _cifar("test", images)
+    samples += _cifar("train", images - len(samples)) if images > len(samples) else []
     return Case(f"resnet{depth}", model, (1, 3, 32, 32), tasks, _batches(samples, batch_size), peer=False)
+
+
+def _cifar(split: str, most: int) -> list[tuple[Tensor, int]]:
+    with np.load(data_folder() / "cifar10_jpeg.npz") as found:
+        jpeg, offsets, labels = (found[f"{split}_{key}"] for key in ("jpeg", "offsets", "labels"))
+    order = np.random.default_rng(0).permutation(len(labels))[:most]
+    return [(_decoded(jpeg[offsets[i] : offsets[i + 1]]), int(labels[i])) for i in order]
+
+
+def _widened(tensor: Tensor, times: int) -> Tensor:
+    """The tensor of a network in which every channel is there `times`, but for 3 inputs and 10 classes."""
+    if tensor.ndim >= 1 and len(tensor) != CLASSES:
+        tensor = tensor.repeat_interleave(times, 0)
+    if tensor.ndim >= 2 and tensor.shape[1] != COLOURS:
+        tensor = tensor.repeat_interleave(times, 1) / times
+    return tensor
 
 
 def _place(name: str, blocks: int) -> str:

@@ -25,11 +25,11 @@ class _Block(nn.Module):
         return torch.relu(out + x)
 
 
-def cifar_resnet(depth: int, classes: int = 10) -> nn.Sequential:
-    """ResNet-`depth`, depth = 6n + 2, for inputs [N, 3, 32, 32]."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    width = 16
-    for stage, wide in enumerate((16, 32, 64)):
+def cifar_resnet(depth: int, classes: int = 10, times: int = 1) -> nn.Sequential:
+    """ResNet-`depth`, depth = 6n + 2, `times` as wide as published, for inputs [N, 3, 32, 32]."""
+    width = 16 * times
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for stage, wide in enumerate((16 * times, 32 * times, 64 * times)):
         for block in range((depth - 2) // 6):
             layers.append(_Block(width, wide, 2 if stage and not block else 1))
             width = wide

@@ -75,7 +75,16 @@ def test_the_reference_decides_as_the_published_search(peer: bool, tolerance: fl
 
 
 def row(**more: object) -> dict[str, object]:
-    costs = {"seconds": 1.0, "cpu_seconds": 1.0, "evaluations": 1, "images": 1, "peak_mb": 1, "macs": 50}
+    costs = {
+        "seconds": 1.0,
+        "cpu_seconds": 1.0,
+        "evaluations": 1,
+        "images": 1,
+        "peak_mb": 1,
+        "macs": 50,
+        "cut": 2,
+        "held": 2,
+    }
     return {**costs, "dense_macs": 100, "widths": {"a": 20, "b": 10}, "removed": {}, "factors": {"t": 1.5}, **more}
 
 
@@ -101,7 +110,18 @@ def test_what_is_compared() -> None:
 
 
 def test_it_prints_figures_for_every_arm(tmp_path) -> None:
-    command = [sys.executable, "-m", "bench.oracle_speed", "--json", "--images", "100", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.oracle_speed",
+        "--case",
+        "digits",
+        "--images",
+        "100",
+        "--out",
+        str(tmp_path),
+    ]
+    command.append("--json")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["published"]["identical_plan"] is True
@@ -111,9 +131,13 @@ def test_it_prints_figures_for_every_arm(tmp_path) -> None:
 
 
 def test_it_prints_how_costs_grow(tmp_path) -> None:
-    command = [sys.executable, "-m", "bench.oracle_speed", "--growth", "100", "--steps", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "bench.oracle_speed", "--case", "digits", "--growth", "--out", str(tmp_path)]
+    command += ["--steps", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     head, *rows = (line.split() for line in done.stdout.splitlines())
-    assert head[:4] == ["calibration", "arm", "groups", "images_each"]
-    assert [row[:4] for row in rows[:2]] == [["100", "published", "8", "100"], ["100", "certified", "8", "100"]]
+    assert head[:5] == ["case", "calibration", "arm", "groups", "images_each"]
+    assert [row[:4] for row in rows] == [
+        ["digits", images, arm, "8"] for images in ("100", "200") for arm in ("certified", "racing")
+    ]
+    assert int(rows[3][4]) < 200  # a race
     assert [path.name for path in tmp_path.iterdir()] == ["oracle_growth_digits.json"]

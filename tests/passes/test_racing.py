@@ -10,10 +10,10 @@ from passes.appraise import ENOUGH, RacingAppraiser
 from passes.certified import certified
 from passes.marginal import marginal
 from passes.oracle import Samples
-from passes.racing import LEAST, ZONE, RacingRule, interval
+from passes.racing import LEAST, RacingRule, interval
 from passes.sequential import Base, Turn, rule
 from passes.walk import Yardstick
-from tests.passes.tables import Table, options
+from tests.passes.tables import Table, kept, options
 
 SIZE = 64
 
@@ -66,33 +66,33 @@ def judged(before, after, tolerance, confidence=0.999, decisions=1):
     return racing, rule(space, turn, keep), looked
 
 
-def test_a_thousand_races_decide_as_all_samples_do():
-    """Of 1,000 races at 99.9%, at most a few may be wrong; one too close to call is refused, and is close indeed."""
+def test_a_thousand_races_decide_as_all_samples_do_unless_it_is_close():
+    """In standard deviations of a sample, the rises that are judged wrongly are close to what is allowed."""
     rng = np.random.default_rng(0)
-    wrong, shy, looked = 0, 0, 0
+    wrong, looked = [], 0
     for _ in range(1000):
         rise = float(rng.choice([-0.3, -0.1, 0.0, 0.05, 0.1, 0.15, 0.3, 0.5, 1.0]) + rng.normal(0, 0.02))
         tolerance = float(rng.choice([0.1, 0.2, 0.4]))
         before, after = pair(rng, 4096, rise)
         ruling, truth, n = judged({"t": before}, {"t": after}, tolerance)
         looked += n
-        if ruling.accepted != truth.accepted:
-            close = abs(truth.rise - 1 - tolerance) <= 2 * ZONE * tolerance
-            shy += close and not ruling.accepted
-            wrong += not (close and not ruling.accepted)
-    assert wrong <= 4
-    assert shy <= 60
-    assert looked < 0.5 * 1000 * 4096
+        if truth.accepted != ruling.accepted:
+            excess = after - (1 + tolerance) * before
+            wrong.append((excess.mean() / excess.std(), ruling.accepted))
+    assert len(wrong) <= 60
+    assert max(abs(at) for at, _ in wrong) <= 0.1
+    assert sum(accepted for _, accepted in wrong) <= 10  # it leans to the safe side
+    assert looked < 0.15 * 1000 * 4096
 
 
-def test_no_race_accepts_what_all_samples_reject_more_often_than_it_may():
+def test_what_a_bound_settles_is_wrong_no_more_often_than_it_may_be():
     """Rises just above the tolerance, at 95%: the worst case for a false acceptance."""
     rng = np.random.default_rng(1)
     false = 0
     for _ in range(1000):
         before, after = pair(rng, 2048, 0.2 + float(rng.uniform(0, 0.03)))
-        ruling, truth, _ = judged({"t": before}, {"t": after}, 0.2, confidence=0.95)
-        false += ruling.accepted and not truth.accepted
+        excess = after - 1.2 * before
+        false += any(interval(excess[:n], 2048, 0.05).high <= 0 for n in range(SIZE, 2048, SIZE))
     assert false <= 0.05 * 1000
 
 
@@ -204,20 +204,19 @@ def test_certified_races_to_the_scan_or_one_step_below():
     assert race.looked[race.removed(found.keep)] == 8192  # what was accepted in the end was measured in whole
 
 
-def test_what_does_not_hold_on_all_samples_is_undone():
-    """The first samples lie: on them the second cut costs nothing."""
+def test_what_does_not_hold_on_all_samples_is_not_accepted():
+    """The first samples lie: on them the cuts of b cost nothing. The next smaller one is measured then."""
     total = 4096
-    lying = np.ones(total)
+    lying, fair = np.ones(total), np.ones(total)
     lying[2048:] += 2.0
-    table = {(0, 0): np.ones(total), (1, 0): np.full(total, 1.05), (1, 1): lying + 0.05}
-    table |= {(2, 0): np.full(total, 9.0), (1, 2): np.full(total, 9.0)}
+    fair[2048:] += 0.2
+    table = {(0, 0): np.ones(total), (1, 0): np.full(total, 1.05), (2, 0): np.full(total, 9.0)}
+    table |= {(1, 1): fair + 0.05, (1, 2): lying + 0.05}
     space = Drawn(("a", "b"), {k: {"t": v} for k, v in table.items()}, {"a": 9, "b": 1}, total=total)
     given = options(search="certified", total=1.2, grid=(0.1, 0.2), confidence=0.99)
     outcome = certified(space, given, 1.0, RacingRule(space, 0.99, 4))
-    assert (outcome.record.undone, outcome.record.factors) == (("b",), {"t": pytest.approx(1.05)})
-    b = outcome.decisions[1]
-    assert (b.kept, b.ratio) == (10, 0.0)
-    assert b.reason.endswith("; undone: on all samples the tasks' losses rose by more than was allowed")
+    assert (kept(outcome), outcome.record.factors) == ({"a": 9, "b": 9}, {"t": pytest.approx(1.15)})
+    assert outcome.decisions[1].losses == {"t": pytest.approx(1.15)}
 
 
 def test_marginal_with_races_comes_close_for_a_part_of_the_samples():
