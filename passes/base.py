@@ -43,6 +43,7 @@ __all__ = [
     "Progress",
     "Rounds",
     "State",
+    "cut_to",
     "flat",
     "meets",
     "refuse_infeasible",
@@ -111,11 +112,15 @@ class Context:
     def once(self, what: str, program: Program, find: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
         """Numbers by name that `find` measures of the program; they are read back after a kill."""
         name = f"{what} {fingerprint(program)}" if self.journal.asked else ""
-        if (known := self.journal.recall(name)) is not None:
-            return {key: float(number) for key, number in known.fields["numbers"].items()}
-        found = find()
-        self.journal.remember(name, {"numbers": dict(found)})
-        return found
+
+        def look() -> Mapping[str, float]:
+            if (known := self.journal.recall(name)) is not None:
+                return {key: float(number) for key, number in known.fields["numbers"].items()}
+            found = find()
+            self.journal.remember(name, {"numbers": dict(found)})
+            return found
+
+        return broadcast_object(what, look)
 
     def need_oracle(self, name: str) -> Oracle:
         """The oracle. DataError D709 when there are no tasks or data for one, or no calibration split."""
@@ -177,7 +182,7 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
         if step.kind == "rounds":  # each of its passes was checked
             state = step.run(state, ctx)
         elif step.kind == "selector":
-            state = _cut(step, state, step.run(state, ctx), ctx)
+            state = cut_to(step, state, step.run(state, ctx), ctx)
         else:
             state = _transformed(step, state, ctx)
         ctx.note(
@@ -223,7 +228,7 @@ def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets) ->
     raise PassError.one("P401", "the budgets are out of reach: " + "; ".join(missed), hint=hint)
 
 
-def _cut(step: Pass, before: State, after: State, ctx: Context) -> State:
+def cut_to(step: Pass, before: State, after: State, ctx: Context) -> State:
     """Check that only the plan grew, cut the program to it, and verify the result."""
     if after.program is not before.program or after.channels is not before.channels:
         raise ContractError(f"the selector {step.name!r} changed the program")
