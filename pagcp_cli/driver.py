@@ -22,12 +22,14 @@ from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import Verification, require_exact, verify
 from passes import make_pass
 from passes.answers import Answers
+from passes.back_off import back_off
 from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
 from passes.measure import verdicts
 from passes.oracle import RealOracle
 from passes.processes import broadcast_object, is_main, joined, shared_failures
 from passes.tasks import Task, build_tasks
+from specs.back_off import BackOff
 from specs.diagnostics import SpecError
 from specs.plan import Verdict
 from specs.spec import Spec
@@ -52,12 +54,15 @@ def compile_spec(
         tasks = build_tasks(spec)
         data = load_splits(spec, device) if spec.data is not None else None
         start = State(program, channels, make_plan(program, channels, channels.all))
-        end = run_passes(passes, start, _context(spec, run, start, tasks, data, progress))
+        ctx = _context(spec, run, start, tasks, data, progress)
+        end, backed = run_passes(passes, start, ctx), None
+        if spec.on_miss == "back_off":
+            end, backed = back_off(passes, start, end, ctx)
 
         def finished() -> CompileResult:
             verification = _proven(start, end, passes)
             judged = _judged(spec, start, end, tasks, data)
-            return _written(spec, Path(out), run, end, verification, judged)
+            return _written(spec, Path(out), run, end, verification, judged, backed)
 
         return broadcast_object("the result", finished)
 
@@ -76,8 +81,10 @@ def _context(
     """What passes may touch. SpecError S120 when the run to go on with is another one."""
     wanted = bool(tasks) and data is not None and "calibration" in data
     batches = data["calibration"].cached() if wanted and data is not None else ()
-    if data is not None:
-        _judgeable(tasks, data)  # not only when hours have passed
+    if data is not None:  # not only when hours have passed
+        _judgeable(tasks, data)
+        if spec.on_miss == "back_off":
+            data["validation"], data["calibration"]
     run.begin(spec, start.program, batches)
     ctx = Context(
         budgets=spec.budgets,
@@ -117,7 +124,13 @@ def _judgeable(tasks: tuple[Task, ...], data: Splits) -> bool:
 
 
 def _written(
-    spec: Spec, out: Path, run: Run, end: State, verification: Verification, judged: tuple[Verdict, ...]
+    spec: Spec,
+    out: Path,
+    run: Run,
+    end: State,
+    verification: Verification,
+    judged: tuple[Verdict, ...],
+    backed: BackOff | None,
 ) -> CompileResult:
     """Export and write down."""
     assert run.stage is not None  # this is the process that writes
@@ -135,10 +148,11 @@ def _written(
         verification=verification,
         exports=exports,
         missed=lacks,
+        back_off=backed,
     )
     texts = {
         "plan.json": result.plan.to_json(),
-        "evidence.json": json.dumps(result.evidence(), indent=2, sort_keys=True) + "\n",
+        "evidence.json": json.dumps(result.evidence(), indent=2, sort_keys=True, allow_nan=False) + "\n",
         "spec.lock.yaml": lock_text(spec),
     }
     for name, text in texts.items():

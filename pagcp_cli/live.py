@@ -70,7 +70,7 @@ class _Live:
 
     def __call__(self, kind: str, fields: Mapping[str, Any], /) -> None:
         sentence = _sentence(kind, fields)
-        if kind in ("pass_end", "kept", "warning"):
+        if kind in ("pass_end", "kept", "back_off", "warning"):
             self._live.console.print(Text(sentence, style="yellow" if kind == "warning" else ""))
         else:
             self._spinner.update(text=Text(sentence, overflow="ellipsis", no_wrap=True))
@@ -91,6 +91,9 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "refit":
         outcome = _shown(fields["losses"]) if fields["kept"] else fields["reason"]
         return f"{fields['layer']}, {fields['what']}: {'kept' if fields['kept'] else 'dropped'}, {outcome}"
+    if kind == "back_off":
+        margins = ", ".join(f"{task} {_shown(margin)}" for task, margin in fields["margins"].items())
+        return f"margins on validation: {margins}; given back: {', '.join(fields['given'])}"
     if kind == "kept":
         epoch = fields["epoch"]
         return f"kept epoch {epoch}" if epoch else "kept the network as it was before fine-tuning"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pagcp_ir.verify import Verification
+from passes.journal import plain
 from specs.back_off import BackOff
 from specs.plan import Costs, Decision, Plan, Verdict
 from specs.search import SearchRecord
@@ -54,8 +55,8 @@ class CompileResult:
         return {"ok": not self.missed, "out": str(self.out), "files": list(self.files), **self.evidence()}
 
     def evidence(self) -> dict[str, Any]:
-        """The data of evidence.json."""
-        return {
+        """The data of evidence.json, in JSON's types."""
+        found: dict[str, Any] = {
             "costs": {"before": asdict(self.plan.before), "after": asdict(self.plan.after)},
             "limits": dict(self.limits),
             "verdicts": [v.to_dict() for v in self.verdicts],
@@ -66,6 +67,7 @@ class CompileResult:
             "decisions": [d.to_dict() for d in self.decisions],
             "searches": [s.to_dict() for s in self.searches],
         }
+        return {key: plain(value) for key, value in found.items()}
 
 
 def missed(verdicts: tuple[Verdict, ...], after: Costs, limits: Mapping[str, int]) -> tuple[str, ...]:

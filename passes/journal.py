@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Journal", "Kind", "Numbers", "Remembered", "read_journal"]
+__all__ = ["Journal", "Kind", "Numbers", "Remembered", "plain", "read_journal"]
 
 Kind = Literal[
     "start",
@@ -90,7 +90,7 @@ class Journal:
         """Append one record and flush it; nothing where it is the next one that is there already."""
         if self._file is None:
             return
-        record = {"kind": kind, **_plain(fields)}
+        record = {"kind": kind, **plain(fields)}
         if self._told and kind not in _UNTOLD:
             if _same(self._told[0], record):
                 self._told.popleft()
@@ -111,7 +111,7 @@ class Journal:
         found = {name: np.ascontiguousarray(row, dtype="<f8") for name, row in (rows or {}).items()}
         if found and self._rows is None:  # nowhere to put them: the answer is asked for again
             return
-        record = {"kind": "answer", "key": key, **_plain(fields)}
+        record = {"kind": "answer", "key": key, **plain(fields)}
         if found and self._rows is not None:
             data = b"".join(row.tobytes() for row in found.values())
             sizes = {name: row.size for name, row in found.items()}
@@ -218,12 +218,12 @@ def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return {**old, "seconds": 0} == {**written, "seconds": 0}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types; a float that JSON does not have becomes the text "nan", "inf" or "-inf"."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -7,21 +7,19 @@ numbered in the order in which a run comes to them, which is the same in every r
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pagcp_ir.program import Program
 from passes.processes import broadcast_object
 
-__all__ = ["Checkpoint", "Checkpoints", "Place", "drawn", "go_on_drawing"]
+__all__ = ["Checkpoint", "Checkpoints", "Place"]
 
 
 @dataclass(frozen=True)
@@ -82,30 +80,6 @@ class Checkpoints:
             return Place(Checkpoint(), Checkpoint())
         files = [f"{self._number:03}-{name}.{what}.pt" for what in ("running", "done")]
         return Place(*(Checkpoint(self._folder / file, file in self._found) for file in files))
-
-
-def drawn() -> dict[str, Any]:
-    """Where the global random generators stand, for `go_on_drawing`."""
-    version, numbers, gauss = random.getstate()
-    legacy: Any = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [legacy[0], torch.from_numpy(legacy[1].astype(np.int64)), *legacy[2:]],
-        "torch": torch.get_rng_state(),
-        "cuda": list(cuda),
-    }
-
-
-def go_on_drawing(state: Mapping[str, Any]) -> None:
-    """Set the global random generators to where they stood."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
