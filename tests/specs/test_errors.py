@@ -16,6 +16,10 @@ GOOD = MODEL + PASSES
 
 # what is wrong -> (spec, exact text)
 CASES: dict[str, tuple[str | bytes, str]] = {
+    "missing": (
+        GOOD.replace(PASSES, TASKS.replace("loss:", "missing: none, loss:") + PASSES),
+        "face.yaml:4:30  error[S105]: tasks[0].missing must be nan or an integer, got 'none'",
+    ),
     "syntax": (
         "version: 1\nmodel: [1, 2\n",
         "face.yaml:3:1  error[S101]: not valid YAML: expected ',' or ']', but got '<stream end>'\n"

@@ -247,3 +247,9 @@ def test_specs_can_be_made_in_python() -> None:
     assert spec.path is None
     assert spec.where("seed") == ""
     assert spec.resolved()["passes"][0]["uniform"]["ratio"] == 0.1
+
+
+@pytest.mark.parametrize(("written", "expected"), [("nan", "nan"), (".nan", "nan"), ("-1", -1), ("null", None)])
+def test_what_stands_for_a_missing_label(read: Read, written: str, expected: object) -> None:
+    spec = read(MODEL + TASKS.replace("loss:", f"missing: {written}, loss:") + PASSES)
+    assert spec.tasks[0].missing == expected
