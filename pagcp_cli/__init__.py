@@ -15,20 +15,36 @@ if TYPE_CHECKING:
     from pagcp_cli.driver import compile_spec
     from pagcp_cli.result import CompileResult
     from pagcp_cli.summaries import diff
+    from pagcp_ir.apply_plan import apply_plan
     from specs.diagnostics import Diagnostic, PagcpError
+    from specs.plan import Plan, read_plan
     from specs.spec import Spec, load_spec
 
-__all__ = ["CompileResult", "Diagnostic", "PagcpError", "Spec", "compile_spec", "diff", "load_spec"]
+__all__ = [
+    "CompileResult",
+    "Diagnostic",
+    "PagcpError",
+    "Plan",
+    "Spec",
+    "apply_plan",
+    "compile_spec",
+    "diff",
+    "load_spec",
+    "read_plan",
+]
 __version__ = "0.1.0"
 
 _HOME = {
     "CompileResult": "pagcp_cli.result",
     "Diagnostic": "specs.diagnostics",
     "PagcpError": "specs.diagnostics",
+    "Plan": "specs.plan",
     "Spec": "specs.spec",
+    "apply_plan": "pagcp_ir.apply_plan",
     "compile_spec": "pagcp_cli.driver",
     "diff": "pagcp_cli.summaries",
     "load_spec": "specs.spec",
+    "read_plan": "specs.plan",
 }
 
 

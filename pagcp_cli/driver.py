@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from pagcp_cli.lock import lock_text
-from pagcp_cli.network import open_network
+from pagcp_cli.network import open_network, user_code
 from pagcp_cli.result import CompileResult, Exported, missed
 from pagcp_cli.resuming import Run, opened
 from pagcp_ir.emit import EXPORTERS, About
@@ -94,6 +94,7 @@ def _context(
         data=data,
         tasks=tasks,
         journal=run.journal,
+        code=user_code(spec),
         checkpoints=run.checkpoints,
     )
     return ctx if progress is None or not is_main() else replace(ctx, progress=progress)

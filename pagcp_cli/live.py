@@ -91,6 +91,9 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "refit":
         outcome = _shown(fields["losses"]) if fields["kept"] else fields["reason"]
         return f"{fields['layer']}, {fields['what']}: {'kept' if fields['kept'] else 'dropped'}, {outcome}"
+    if kind == "trained":
+        outcome = "kept" if fields["kept"] else "dropped"
+        return f"{fields['trainer']}: score {_shown(fields['score'])}, {_shown(fields['before'])} before; {outcome}"
     if kind == "back_off":
         margins = ", ".join(f"{task} {_shown(margin)}" for task, margin in fields["margins"].items())
         return f"margins on validation: {margins}; given back: {', '.join(fields['given'])}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,25 +13,51 @@ from torch import nn
 from pagcp_cli.weights import load_weights
 from pagcp_ir.analyse import analyse
 from pagcp_ir.channels import ChannelGraph
+from pagcp_ir.in_place import tensors_by_name
 from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.program_file import open_program
-from pagcp_ir.trace import trace
-from passes.callables import call, resolve
+from pagcp_ir.trace import trace, unwrapped
+from pagcp_ir.written import pin_written
+from passes.callables import UserCode, call, resolve
 from passes.seeding import borrowed_rng
 from specs.diagnostics import DataError
-from specs.spec import Spec
+from specs.options import FinetuneOptions, RepeatOptions
+from specs.spec import PassSpec, Spec
 
-__all__ = ["open_network", "weights_file"]
+__all__ = ["open_network", "user_code", "user_model", "weights_file"]
 
 
 def open_network(spec: Spec) -> tuple[Program, ChannelGraph]:
     """Build, load, trace and analyse the network of the spec.
 
+    With a trainer of the spec's own, what only rewritten code could lose is pinned.
     Raises DataError D70x (factory), TraceError T2xx (weights, program, tracing), GraphError (protect).
     """
     with borrowed_rng(spec.seed):
         program = _program(spec)
-    return program, analyse(program, spec.model.protect)
+    channels = analyse(program, spec.model.protect)
+    if _trains_itself(spec.passes):
+        channels = pin_written(program, channels, tensors_by_name(user_model(spec)))
+    return program, channels
+
+
+def user_model(spec: Spec) -> nn.Module:
+    """The model that the spec's program was traced from, with its adapter, built anew; not inside a wrapper."""
+    with borrowed_rng(spec.seed):
+        return unwrapped(_adapted(spec, _built(spec)))
+
+
+def user_code(spec: Spec) -> UserCode:
+    """What the spec brings along for its passes."""
+    return UserCode(partial(user_model, spec) if spec.model.factory is not None else None, _folder(spec))
+
+
+def _trains_itself(steps: Iterable[PassSpec]) -> bool:
+    """Whether the spec's own code trains, in rounds too."""
+    options = [step.options for step in steps]
+    if any(isinstance(each, FinetuneOptions) and each.trainer is not None for each in options):
+        return True
+    return any(isinstance(each, RepeatOptions) and _trains_itself(each.passes) for each in options)
 
 
 def weights_file(spec: Spec) -> Path | None:
@@ -48,10 +76,12 @@ def _program(spec: Spec) -> Program:
         if not spec.model.adapter:
             return program
         model = program.copy()
-    if spec.model.adapter:
-        model = _made(spec, spec.model.adapter, "adapter", model=model)
-    program = trace(model, inputs)
+    program = trace(_adapted(spec, model), inputs)
     return program if spec.model.program is None else replace(program, route="pt2")
+
+
+def _adapted(spec: Spec, model: nn.Module) -> nn.Module:
+    return _made(spec, spec.model.adapter, "adapter", model=model) if spec.model.adapter else model
 
 
 def _built(spec: Spec) -> nn.Module:

@@ -12,7 +12,7 @@ from pagcp_ir.program import Program
 from specs.diagnostics import Diagnostic, GraphError, PlanError, nearest
 from specs.plan import Cut, Pin, Plan, Range, ranges
 
-__all__ = ["fingerprint", "keep_of", "legal", "make_plan", "require_free_units"]
+__all__ = ["fingerprint", "keep_of", "kept_ranges", "legal", "make_plan", "require_free_units"]
 
 
 def make_plan(program: Program, channels: ChannelGraph, keep: Keep) -> Plan:
@@ -23,7 +23,7 @@ def make_plan(program: Program, channels: ChannelGraph, keep: Keep) -> Plan:
         before=costs(channels),
         after=costs(channels, keep),
         layers=layer_costs(channels, keep),
-        tensors=_tensors(channels, keep),
+        tensors=kept_ranges(channels, keep),
         fingerprint=fingerprint(program),
     )
 
@@ -98,7 +98,7 @@ def _pins(channels: ChannelGraph) -> tuple[Pin, ...]:
     return tuple(found)
 
 
-def _tensors(channels: ChannelGraph, keep: Keep) -> dict[str, dict[int, tuple[Range, ...]]]:
+def kept_ranges(channels: ChannelGraph, keep: Keep) -> dict[str, dict[int, tuple[Range, ...]]]:
     """Per changed tensor and dim the kept index ranges over the original width."""
     found: dict[str, dict[int, tuple[Range, ...]]] = {}
     for binding in channels.bindings:

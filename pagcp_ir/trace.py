@@ -27,7 +27,7 @@ from pagcp_ir.symbolic import symbolic
 from pagcp_ir.values import propagate
 from specs.diagnostics import Diagnostic, TraceError
 
-__all__ = ["close", "program_of", "trace"]
+__all__ = ["close", "program_of", "trace", "unwrapped"]
 
 
 def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
@@ -36,7 +36,7 @@ def trace(model: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
     The model is left as it was: the program has copies of its tensors. Raises TraceError T2xx naming the source line.
     """
     with _own_gradients() as functions:
-        program = _traced(_unwrapped(model), inputs)
+        program = _traced(unwrapped(model), inputs)
     notes = tuple(f"{name}: its own gradient is replaced by that of what it computes" for name in sorted(functions))
     return replace(program, notes=(*program.notes, *notes))
 
@@ -258,11 +258,11 @@ def close(expected: Tensor, got: Any) -> bool:
     return torch.allclose(expected.double(), got.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The user's model inside DataParallel, DistributedDataParallel and torch.compile."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     inner = model.module if isinstance(model, wrappers) else vars(model).get("_modules", {}).get("_orig_mod")
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def _drop_assertions(module: fx.GraphModule) -> None:

@@ -23,7 +23,7 @@ from pagcp_ir.reference import Reference, masked
 from pagcp_ir.rewrite import materialise, require_shapes
 from specs.diagnostics import VerifyError
 
-__all__ = ["Verification", "masked", "require_exact", "verify"]
+__all__ = ["TOLERANCE", "Verification", "distance", "floats", "masked", "require_exact", "verify"]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 DOUBLE_LIMIT = 100_000_000
@@ -82,7 +82,7 @@ def _verify(
         expected = reference.outputs(batch)
         if not all(bool(torch.isfinite(e).all()) for e in expected):
             return Verification("unverifiable", float("nan"), tolerance, "the masked original is not finite")
-        error = _distance(_outputs(rewritten.module, program, dtype, batch), expected)
+        error = distance(_outputs(rewritten.module, program, dtype, batch), expected)
         worst = max(worst, error)
         if not error <= tolerance:
             return Verification("wrong", error, tolerance, f"outputs differ at batch {batch}")
@@ -125,14 +125,15 @@ def _outputs(
     """The floating point outputs of a copy in that precision."""
     made = in_precision(module, dtype)
     with torch.no_grad():
-        return _floats(made(*_inputs(program, dtype, batch, size)))
+        return floats(made(*_inputs(program, dtype, batch, size)))
 
 
 def _inputs(program: Program, dtype: torch.dtype, batch: int, size: Size | None = None) -> list[Tensor]:
     return [x.to(dtype) if x.is_floating_point() else x for x in program.example_inputs(batch, size=size)]
 
 
-def _floats(outputs: Any) -> list[Tensor]:
+def floats(outputs: Any) -> list[Tensor]:
+    """All tensors of an output, those in dataclasses too; what is no floating point number in double precision."""
     return [v if v.is_floating_point() else v.double() for v in _tensors(outputs)]
 
 
@@ -172,8 +173,8 @@ def _converted(module: fx.GraphModule, dtype: torch.dtype) -> dict[int, Tensor]:
     return found
 
 
-def _distance(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference over all outputs, each relative to its standard deviation."""
+def distance(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference over all outputs, each relative to the standard deviation of what is expected."""
     worst = 0.0
     for a, b in zip(got, expected, strict=True):
         if a.shape != b.shape:
@@ -203,7 +204,7 @@ class _Double:
 
     def outputs(self, batch: int, size: Size | None = None) -> list[Tensor]:
         with torch.no_grad():
-            return _floats(self.interpreter(*_inputs(self.program, self.dtype, batch, size)))
+            return floats(self.interpreter(*_inputs(self.program, self.dtype, batch, size)))
 
 
 def _at_another_size(reference: _Double, rewritten: Program, batch: int) -> float:
@@ -222,7 +223,7 @@ def _at_another_size(reference: _Double, rewritten: Program, batch: int) -> floa
     if any(a.shape[:1] != b.shape[:1] for a, b in zip(reference.outputs(batch), expected, strict=True)):
         return 0.0  # a view of fixed size: its rows no longer are samples
     try:
-        return _distance(_outputs(rewritten.module, program, reference.dtype, batch, size), expected)
+        return distance(_outputs(rewritten.module, program, reference.dtype, batch, size), expected)
     except RuntimeError:
         return float("inf")
 
@@ -236,7 +237,7 @@ def _blind(reference: _Double, batch: int, tolerance: float) -> str:
     step = max(1, len(shifted) // (3 * SHIFTS))
     for wrong in shifted[::step]:
         other = materialise(program, channels, keep, wrong)
-        if not _distance(_outputs(other.module, program, reference.dtype, batch), expected) <= tolerance:
+        if not distance(_outputs(other.module, program, reference.dtype, batch), expected) <= tolerance:
             return ""
     return "the output does not react when a reader takes a removed channel for a kept one" if shifted else ""
 

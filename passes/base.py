@@ -21,6 +21,7 @@ from pagcp_ir.planning import fingerprint, keep_of, legal, require_free_units
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import require_exact, verify
+from passes.callables import UserCode
 from passes.compensate import finished
 from passes.data import CPU, Splits
 from passes.journal import Journal, Kind
@@ -101,6 +102,7 @@ class Context:
     journal: Journal = field(default_factory=Journal)
     progress: Progress = _silent
     original: Program | None = None
+    code: UserCode = field(default_factory=UserCode)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 

@@ -9,13 +9,24 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from specs.diagnostics import DataError, nearest
 
-__all__ = ["call", "resolve"]
+__all__ = ["UserCode", "call", "resolve"]
+
+
+@dataclass(frozen=True)
+class UserCode:
+    """What a spec brings along. `build`: makes the model anew, with its weights; `folder`: that of the spec."""
+
+    build: Callable[[], nn.Module] | None = None
+    folder: Path | None = None
 
 
 def resolve(name: str, folder: Path | None, where: str = "") -> Callable[..., Any]:

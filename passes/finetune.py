@@ -18,6 +18,7 @@ from pagcp_ir.program import Program
 from passes.balance import balanced
 from passes.base import Context, PassKind, State
 from passes.judge import Judge, Score
+from passes.own_trainer import trained_by_user
 from passes.processes import is_main
 from passes.training import Trainer
 from specs.diagnostics import PassError
@@ -39,6 +40,8 @@ class Finetune:
         saved = ctx.checkpoint.load()
         if not is_main():  # one process trains, and the runner hands on what it made
             return state
+        if self.options.trainer is not None:
+            return replace(state, program=trained_by_user(self.options.trainer, state, ctx))
         course = Course(self.options, state.program, ctx)
         if saved is not None:
             course.load(saved)

@@ -35,6 +35,7 @@ Kind = Literal[
     "refit",
     "epoch",
     "kept",
+    "trained",
     "back_off",
     "warning",
 ]

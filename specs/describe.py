@@ -126,6 +126,8 @@ def _repair(options: RefitOptions) -> str:
 
 
 def _training(options: FinetuneOptions) -> str:
+    if options.trainer is not None:
+        return f"{options.trainer} trains the model of the factory, cut in place; kept if it is better on validation"
     told = f"trains for {options.epochs} epochs with {options.optimizer} at {options.lr:g}"
     if options.distill:
         told += f", with {options.distill:g} times the distance to the original"

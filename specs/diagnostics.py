@@ -78,6 +78,7 @@ CODES: dict[str, str] = {
     # verification
     "V501": "the rewritten network differs from the masked original",
     "V502": "the cut cannot be proven to be exact",
+    "V503": "a model that was cut in place does not give what the cut network gives",
     # passes
     "P401": "no cut that the selectors' options allow meets the budgets",
     "P402": "a scope matches no group",
@@ -90,6 +91,7 @@ CODES: dict[str, str] = {
     "P409": "a pass lacks an option that it needs here",
     "P410": "the device or the precision that a pass asks for is not there",
     "P411": "all cuts were given back, and the guarantees still do not hold on validation",
+    "P412": "the trainer of a spec returned a model with other tensors than it was given",
     # data, losses and metrics
     "D701": "a module that the spec names cannot be imported, or another one hides it",
     "D702": "a module has no callable of that name",
@@ -119,6 +121,7 @@ CODES: dict[str, str] = {
     "L803": "the plan has a version that is not known",
     "L804": "the plan was made for another network (its fingerprint differs)",
     "L805": "the plan names groups or widths that the network does not have",
+    "L806": "the plan keeps indices of tensors that a model does not have",
 }
 
 Severity = Literal["error", "warning"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
@@ -70,8 +70,6 @@ class Model(BaseModel):
     """A section of the spec. Subclasses say in `conflicts` what no single field can see."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-    later_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys that will have a meaning, but have none in this version."""
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
@@ -98,8 +96,6 @@ class Model(BaseModel):
         if details["type"] not in ("extra_forbidden", "invalid_key") or len(details["loc"]) != 1:
             return _kept(details)
         key = details["loc"][0]
-        if key in cls.later_keys:
-            return Problem("S108", NOT_YET).details((key,))
         return Problem("S103", "is not a known key", nearest(str(key), tuple(cls.model_fields))).details((key,))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
-from specs.model import PassOptions
+from specs.model import PassOptions, Problem, Reference
 
 __all__ = ["FinetuneOptions", "RefitOptions"]
 
@@ -49,7 +49,6 @@ class RefitOptions(PassOptions):
 class FinetuneOptions(PassOptions):
     """Trains the network on the weighted sum of the tasks' losses; keeps the epoch that is best on validation."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("trainer",)
     epochs: int = Field(default=5, ge=1, le=100_000, description="passes over the training images")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw, or sgd with momentum 0.9")
     lr: float = Field(default=1e-3, gt=0, le=10, description="first learning rate; it falls to zero along a cosine")
@@ -75,6 +74,18 @@ class FinetuneOptions(PassOptions):
     precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="of what is computed in training, mixed with single precision; weights keep theirs"
     )
+    trainer: Reference | None = Field(
+        default=None,
+        description="module:callable that trains the model of the factory, cut in place, in place of all this",
+    )
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
+        """A trainer of the user's own does what the other options would say."""
+        if given.get("trainer") is not None:
+            for key, field in cls.model_fields.items():
+                if key != "trainer" and given.get(key, field.default) != field.default:
+                    yield Problem("S110", "cannot be given together with trainer", "it trains as it likes", (key,))
 
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:

@@ -101,6 +101,9 @@ class Spec(Model):
                 yield Problem("S106", "is missing", hint, (*place, name, "ratio"))
             if name == "pagcp":
                 yield from _of_pagcp(given, (*place, name), options)
+            if name == "finetune" and options.get("trainer") is not None and _has_program(given):
+                hint = "leave out trainer, or give the model's factory and weights"
+                yield Problem("S110", "needs model.factory, whose model it trains", hint, (*place, name, "trainer"))
 
     @property
     def path(self) -> Path | None:
@@ -131,6 +134,12 @@ class Spec(Model):
         from specs.lock import yaml_text
 
         return yaml_text(self.resolved())
+
+
+def _has_program(given: Mapping[str, Any]) -> bool:
+    model = given.get("model")
+    program = model.get("program") if isinstance(model, Mapping) else getattr(model, "program", None)
+    return program is not None
 
 
 def _of_pagcp(given: Mapping[str, Any], place: KeyPath, options: Mapping[str, Any]) -> Iterable[Problem]:

@@ -225,9 +225,21 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:3:10  error[S108]: passes[0]: catro is not available in this version\n"
         "  hint: use uniform, pagcp, refit, finetune, repeat",
     ),
-    "later option": (
-        MODEL + TASKS + "passes: [finetune: {trainer: mine}]\n",
-        "face.yaml:5:21  error[S108]: passes[0].finetune.trainer is not available in this version",
+    "trainer beside the rest": (
+        MODEL + TASKS + "passes: [finetune: {trainer: mine:train, epochs: 9, lr: 0.001}]\n",
+        "face.yaml:5:42  error[S110]: passes[0].finetune.epochs cannot be given together with trainer\n"
+        "  hint: it trains as it likes",
+    ),
+    "trainer that is no reference": (
+        MODEL + TASKS + "passes: [finetune: {trainer: train}]\n",
+        "face.yaml:5:30  error[S118]: passes[0].finetune.trainer must be of the form module:callable, got 'train'",
+    ),
+    "trainer of a program": (
+        (MODEL + TASKS).replace("factory: face:build", "program: face.pt2")
+        + "passes: [finetune: {trainer: mine:train}]\n",
+        "face.yaml:2:18  error[S112]: model.program: there is no file face.pt2 (looked up from the folder of the spec)\n"
+        "face.yaml:5:21  error[S110]: passes[0].finetune.trainer needs model.factory, whose model it trains\n"
+        "  hint: leave out trainer, or give the model's factory and weights",
     ),
     "total auto without budgets": (
         MODEL + TASKS + "passes: [pagcp: {total: auto}]\n",

@@ -88,7 +88,8 @@ UNDECIDABLE = {
     "no guarantee", "no loss", "no weights", "options of another search", "pass without data", "pass without tasks",
     "quirks with tolerances", "quirks with a floor", "floor of no task",
     "ratio above max_ratio", "repeat without an end", "same name", "tolerance of no task",
-    "total auto without an end", "total auto without budgets", "total too small", "two guarantees",
+    "total auto without an end", "total auto without budgets", "total too small", "trainer beside the rest",
+    "trainer of a program", "two guarantees",
     "uniform without aim", "wrong side",
 }  # fmt: skip
 
