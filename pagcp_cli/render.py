@@ -108,6 +108,8 @@ def _search(record: SearchRecord) -> Text:
         told += f", with total {record.total:.4g}"
     if record.unknown:
         told += f"; in {record.unknown} groups a smaller ratio was not looked at"
+    if record.closest is not None:
+        told += f"; a loss that differs by {100 * record.closest:.2g}% would turn the closest decision"
     if record.undone:
         told += f"; undone on all samples: {', '.join(record.undone)}"
     return Text(told)

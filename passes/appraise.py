@@ -7,7 +7,7 @@ itself, or after ENOUGH samples: between prices that close it matters little whi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pagcp_ir.channels import Keep
@@ -44,6 +44,8 @@ class RacingAppraiser:
             low, high = (max(getattr(a, end) for a in added.values()) / saved for end in ("low", "high"))
             known = math.isfinite(bar) and (high <= bar or low > bar)
             middle = max(a.mean for a in added.values()) / saved
+            ends = (high - bar, low - bar, high - (1 + HALF) * middle)
+            self.space.close(_least(end * saved for end in ends) * min(yardstick.tolerance.values()))
             if known or n >= ENOUGH or high - middle <= HALF * middle or math.isnan(middle):
                 return Appraisal(_moved(origin, seen), n)
             return None
@@ -60,6 +62,8 @@ class RacingAppraiser:
                 losses = self.space.losses(keep)
                 return Appraisal(losses, better=yardstick.worst(losses)[1] < bar)
             added = self._added(seen, yardstick)
+            over = (yardstick.load(task, old[task]) + a.low - bar for task, a in added.items())
+            self.space.close(_least(over) * min(yardstick.tolerance.values()))
             if any(not yardstick.load(task, old[task]) + a.low <= bar for task, a in added.items()):
                 return Appraisal(_moved(old, seen), seen["new"].looked)
             return None
@@ -76,8 +80,10 @@ class RacingAppraiser:
         return found
 
 
+def _least(distances: Iterable[float]) -> float:
+    """The least distance of those that are one."""
+    return min((abs(each) for each in distances if math.isfinite(each)), default=math.inf)
+
+
 def _moved(losses: Losses, seen: Mapping[str, Samples]) -> dict[str, float]:
-    return {
-        task: loss + average(seen["new"].values[task] - seen["old"].values[task])
-        for task, loss in losses.items()
-    }
+    return {task: loss + average(seen["new"].values[task] - seen["old"].values[task]) for task, loss in losses.items()}

@@ -62,6 +62,7 @@ def _advance(walk: Walk) -> None:
         if move is None:
             return
         near = NEAR if walk.stride else 1.0
+        walk.dearer(move, walk.queue[0][0] / near if walk.queue else math.inf)
         if walk.queue and (move.price * near, -move.saved) > walk.queue[0][:2]:
             walk.push(group, move.price, move.saved)
             return
@@ -75,7 +76,7 @@ def _settle(walk: Walk) -> tuple[str, ...]:
     undone: list[str] = []
     while True:
         walk.losses = walk.space.losses(walk.keep)
-        if walk.yardstick.worst(walk.losses)[1] <= walk.limit or not walk.moves:
+        if walk.holds() or not walk.moves:
             return tuple(undone)
         move = walk.moves.pop()
         walk.keep = move.given_back(walk.keep)

@@ -5,6 +5,7 @@ The searches are pure functions over a Space; this is the Space of a real networ
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +64,7 @@ class Pagcp:
             evaluations=oracle.usage.evaluations - before.evaluations,
             samples=oracle.usage.images - before.images,
             seconds=time.perf_counter() - began,
+            closest=space.closest if math.isfinite(space.closest) else None,
         )
         decisions, searches = (*state.decisions, *outcome.decisions), (*state.searches, record)
         return replace(state, plan=plan, decisions=decisions, searches=searches)
@@ -108,6 +110,8 @@ class NetworkSpace:
         self._scores: dict[tuple[bytes, str], Scores | None] = {}
         self._last: tuple[bytes, Program] | None = None
         self._warned: set[tuple[str, bytes]] = set()
+        self.closest = math.inf
+        """How close the closest decision was."""
 
     @cached_property
     def start(self) -> Keep:
@@ -186,6 +190,10 @@ class NetworkSpace:
             seconds=round(evaluation.seconds, 4),
             **({} if evaluation.samples is None else {"samples": evaluation.samples}),
         )
+
+    def close(self, margin: float) -> None:
+        """Keep the smallest."""
+        self.closest = min(self.closest, margin)
 
     def _scored(self, keep: Keep, group: str) -> Scores | None:
         name, combine = self._options.criterion, self._options.combine

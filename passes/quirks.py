@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from passes.closeness import of_rises
 from passes.sequential import Finding, Ruling, Step, Turn, rejection, told
 from passes.space import Losses, Space
 
@@ -31,6 +32,7 @@ def climb_as_released(space: Space, grid: Sequence[float], turn: Turn) -> Findin
             continue
         began = time.perf_counter()
         ruling = _rule(space.losses(keep), turn)
+        space.close(of_rises(ruling.losses, turn.base.losses, dict.fromkeys(ruling.losses, turn.tolerance)))
         told(space, turn, ratio, ruling, time.perf_counter() - began)
         if not ruling.accepted:
             reason, step = rejection(turn, ratio, ruling), steps[-1] if steps else None

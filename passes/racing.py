@@ -77,6 +77,13 @@ class Interval:
         return not self.allowed and self.mean + DOUBT * self.error - LIKELY * self.drift > 0
 
     @property
+    def close(self) -> float:
+        """How far the mean is from where it would be settled, or not be settled."""
+        estimate = self.mean + DOUBT * self.error
+        ends = min(self.high, estimate + LIKELY * self.drift), estimate - LIKELY * self.drift
+        return min(abs(end) for end in ends) if all(map(math.isfinite, ends)) else math.inf
+
+    @property
     def low(self) -> float:
         """The least that it can be."""
         return self.mean - self.radius
@@ -161,6 +168,7 @@ class RacingRule:
             found = self._excess(task, new, old, math.copysign(allowed, base_loss), seen[""].of(task))
             if not math.isfinite(found.mean):
                 return self._ruling(turn, seen, accepted=False)
+            self.space.close(found.close / max(abs(base_loss), 1e-30))
             if found.refused:
                 return self._ruling(turn, seen, accepted=False)
             accepted &= found.allowed

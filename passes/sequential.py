@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pagcp_ir.channels import Keep
+from passes.closeness import of_rises
 from passes.schedule import total_of
 from passes.space import Evaluation, Losses, Outcome, Space, Verdict, finite_base, rise, scales, worst_rise
 from specs.options import PagcpOptions
@@ -133,6 +134,8 @@ def rule(space: Space, turn: Turn, keep: Keep) -> Ruling:
     """The ruling on `keep` from every calibration sample: accepted where no task rises beyond its tolerance."""
     losses = space.losses(keep)
     task, rose = worst_rise(losses, turn.base.losses, turn.scale)
+    allowed = {task: turn.tolerance * scale for task, scale in turn.scale.items()}
+    space.close(of_rises(losses, turn.base.losses, allowed))
     return Ruling(losses, task, rose, rose <= 1 + turn.tolerance * turn.scale[task])
 
 
@@ -238,12 +241,19 @@ def _applied(space: Space, steps: Sequence[Step], share: int) -> tuple[Keep, dic
     chosen = list(steps)
     if len(steps) > share:
         dearness = _dearness(space, steps)
-        cheapest = sorted(range(len(steps)), key=lambda number: dearness[number])[:share]
-        chosen = [steps[number] for number in sorted(cheapest)]
+        order = sorted(range(len(steps)), key=lambda number: dearness[number])
+        chosen = [steps[number] for number in sorted(order[:share])]
+        space.close(_gap(space, steps, dearness[order[share]] - dearness[order[share - 1]]) if share else math.inf)
     keep = space.start
     for step in chosen:
         keep = space.cut(keep, step.group, step.ratio).keep
     return keep, {step.group: step for step in chosen}
+
+
+def _gap(space: Space, steps: Sequence[Step], dearness: float) -> float:
+    """A difference in dearness as a share of the summed loss, had the least saving of a step made it."""
+    saved = min(space.cost(space.start) - space.cost(space.cut(space.start, s.group, s.ratio).keep) for s in steps)
+    return dearness * saved / max(abs(sum(steps[0].losses.values())), TINY)
 
 
 def _dearness(space: Space, steps: Sequence[Step]) -> list[float]:

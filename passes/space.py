@@ -77,6 +77,9 @@ class Space(Protocol):
     def note(self, evaluation: Evaluation) -> None:
         """Told of every evaluation, for the journal."""
 
+    def close(self, margin: float) -> None:
+        """Told of every decision how close it was (closeness.py)."""
+
 
 @dataclass(frozen=True)
 class Outcome:

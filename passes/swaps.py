@@ -37,7 +37,10 @@ def _dearest(walk: Walk, tried: set[str]) -> Move | None:
     """Of the groups' last moves, and of groups not tried, the one with the highest price."""
     last = {move.group: move for move in walk.moves}
     found = [move for group, move in last.items() if group not in tried]
-    return max(found, key=lambda move: move.price, default=None)
+    ranked = sorted(found, key=lambda move: -move.price)
+    if len(ranked) > 1:
+        walk.dearer(ranked[0], ranked[1].price)
+    return ranked[0] if ranked else None
 
 
 def _replacement(walk: Walk, back: Move) -> list[Move]:
@@ -45,7 +48,9 @@ def _replacement(walk: Walk, back: Move) -> list[Move]:
     keep, prices = back.given_back(walk.keep), _prices(walk, back.group)
     taken: list[Move] = []
     while prices and len(taken) < MOST:
-        group = min(prices, key=lambda group: prices[group])
+        group, *others = sorted(prices, key=lambda group: prices[group])
+        if others:
+            walk.dearer(walk.priced[group][1], prices[others[0]])
         move = walk.next_move(group, keep)
         if move is None:
             del prices[group]
@@ -69,6 +74,7 @@ def _improves(walk: Walk, back: Move, taken: list[Move]) -> bool:
     """Measure the swap, and make it if it is better."""
     began, keep = time.perf_counter(), taken[-1].after
     found = walk.appraiser.better(keep, walk.keep, walk.yardstick)
+    walk.compared(found.losses)
     if found.better:
         walk.moves.remove(back)
         walk.moves += [replace(move, origin=walk.losses, losses=found.losses) for move in taken]

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from pagcp_ir.channels import Keep
+from passes.closeness import of_loads
 from passes.space import Evaluation, Losses, Space, rise
 from specs.options import PagcpOptions
 
@@ -204,6 +205,7 @@ class Walk:
         rose = rise(found.losses[task], self.yardstick.base[task])
         self.space.note(Evaluation(group, move.ratio, found.losses, task, rose, "priced", seconds, found.samples))
         worst, load = self.yardstick.worst(found.losses)
+        self.space.close(self._close(worst, load, self.limit))
         if (load > self.limit or math.isinf(load)) and self.stride and group not in self.careful:
             self.careful.add(group)
             return self.priced_move(group)
@@ -212,6 +214,27 @@ class Walk:
             return None
         self.priced[group] = len(self.moves), move
         return move
+
+    def _close(self, task: str, load: float, other: float) -> float:
+        tolerance = self.yardstick.tolerance[task]
+        return of_loads(load, other, tolerance, 1 + load * tolerance)
+
+    def dearer(self, move: Move, price: float) -> None:
+        """Tell the space how close it was that the move's price is above that price, or below."""
+        if move.price != price:  # what is equal is decided by what is exact
+            load = self.yardstick.load(move.task, move.losses[move.task])
+            self.space.close(self._close(move.task, load, load + (price - move.price) * move.saved))
+
+    def compared(self, losses: Losses) -> None:
+        """Tell the space how close it was that these losses are better than those of here, or worse."""
+        task, load = self.yardstick.worst(losses)
+        self.space.close(self._close(task, load, self.yardstick.worst(self.losses)[1]))
+
+    def holds(self) -> bool:
+        """Whether the losses are within the total."""
+        task, load = self.yardstick.worst(self.losses)
+        self.space.close(self._close(task, load, self.limit))
+        return load <= self.limit
 
     def take(self, move: Move) -> None:
         """Make the move."""

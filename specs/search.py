@@ -33,6 +33,7 @@ class SearchRecord:
 
     `total`: the total tolerance that it used or found; None for a search that has none. `unknown`: groups of whose
     ratios below the accepted one some were not looked at. `undone`: groups given back when they were measured again.
+    `closest`: by what share one loss would have to be another for the closest of all decisions to turn out otherwise.
     """
 
     search: str
@@ -45,6 +46,7 @@ class SearchRecord:
     unknown: int = 0
     undone: tuple[str, ...] = ()
     swaps: int = 0
+    closest: float | None = None
     path: tuple[PathStep, ...] = ()
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pagcp_cli.render import decisions_report
@@ -38,3 +40,9 @@ def test_long_names_fold_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, lines)) <= 80
     assert "1536 -> 384" in lines[1]
     assert lines[1].endswith("+4.8%    1.2%  12.3")
+
+
+def test_the_closest_decision_is_told() -> None:
+    told = " ".join(decisions_report(DECISIONS, [replace(RECORD, closest=0.000123)]).split())
+    assert "; a loss that differs by 0.012% would turn the closest decision; undone" in told
+    assert "closest" not in decisions_report(DECISIONS, [RECORD])

@@ -26,6 +26,7 @@ class Table:
     weights: dict[str, float] = field(default_factory=lambda: {"t": 1.0})
     asked: list[tuple[int, ...]] = field(default_factory=list)
     seen: list[Evaluation] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
 
     @property
     def start(self):
@@ -58,6 +59,9 @@ class Table:
         if key not in self.asked:
             self.asked.append(key)
         return self.table[key]
+
+    def close(self, margin):
+        self.margins.append(margin)
 
     def note(self, evaluation):
         self.seen.append(evaluation)
