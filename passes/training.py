@@ -21,7 +21,7 @@ from passes.base import Context
 from passes.data import Batch
 from passes.ema import Ema
 from passes.seeding import borrowed_rng
-from passes.tasks import Task, select, task_losses, weighted
+from passes.tasks import Task, TaskLoss, batch_losses, select, weighted
 from specs.diagnostics import PassError
 from specs.options import FinetuneOptions
 
@@ -71,15 +71,16 @@ class Trainer:
     def epoch(self, number: int) -> dict[str, float]:
         """Train epoch `number` (from 1); returns the mean training loss per task. PassError P407: not finite."""
         self._module.train()
-        totals, samples = {task.name: 0.0 for task in self.tasks}, 0
+        totals, samples = dict[str, float](), dict[str, int]()
         steps = self._options.epochs * self._batches
         with borrowed_rng(self._seed * 1_000_003 + number):
             for index, batch in enumerate(self._train.shuffled(number, self._options.batch_size)):
                 losses = self._update(batch, steps, f"epoch {number}, batch {index}")
                 for name, loss in losses.items():
-                    totals[name] += loss * batch.size
-                samples += batch.size
-        return {name: total / samples for name, total in totals.items()}
+                    count = loss.of(batch.size)
+                    totals[name] = totals.get(name, 0.0) + float(loss.value.detach()) * count
+                    samples[name] = samples.get(name, 0) + count
+        return {task.name: totals[task.name] / samples[task.name] for task in self.tasks if task.name in totals}
 
     def state(self) -> dict[str, Any]:
         """All that `load` needs to go on after the epochs so far, given the same options and data."""
@@ -110,34 +111,41 @@ class Trainer:
         except TypeError:
             return 1000
 
-    def _update(self, batch: Batch, steps: int, place: str) -> dict[str, float]:
+    def _update(self, batch: Batch, steps: int, place: str) -> Mapping[str, TaskLoss]:
+        """One step; each task's loss before it, where samples of the batch have its label."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._options.lr * rate(min(self._step, steps - 1), steps)
         self._optimizer.zero_grad(set_to_none=True)
         total, losses = self._loss(batch, place)
+        self._step += 1
+        if total is None:
+            return losses
         self._accelerator.backward(total)
         if self._options.clip is not None:
             self._accelerator.clip_grad_norm_(self._parameters, self._options.clip)
         self._optimizer.step()
-        self._step += 1
         if self._ema is not None:
             self._ema.update(self._module)
-        return {name: float(loss.detach()) for name, loss in losses.items()}
+        return losses
 
-    def _loss(self, batch: Batch, place: str) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """What is minimised, and each task's own loss."""
+    def _loss(self, batch: Batch, place: str) -> tuple[Tensor | None, Mapping[str, TaskLoss]]:
+        """What is minimised, None where no task has a label and nothing is imitated, and each task's own loss."""
         with self._accelerator.autocast():
             output = widened(self._module(*batch.inputs))
-        losses = task_losses(self.tasks, output, batch.target)
+        losses = batch_losses(self.tasks, output, batch.target)
         for name, loss in losses.items():
-            if not bool(torch.isfinite(loss)):
+            if not bool(torch.isfinite(loss.value)):
                 hint = "lower finetune.lr" + (", or set finetune.clip" if self._options.clip is None else "")
-                raise PassError.one("P407", f"the loss of {name!r} is {float(loss.detach())} at {place}", hint=hint)
-        total: Tensor = weighted(self.tasks, losses)
+                raise PassError.one(
+                    "P407", f"the loss of {name!r} is {float(loss.value.detach())} at {place}", hint=hint
+                )
+        found = {name: loss.value for name, loss in losses.items()}
+        total: Tensor | None = weighted(self.tasks, found) if found else None
         if self._teacher is not None:
             with torch.no_grad(), self._accelerator.autocast():
                 wanted = widened(self._teacher(*batch.inputs))
-            total = total + self._options.distill * weighted(self.tasks, _imitation(self.tasks, output, wanted))
+            copied = self._options.distill * weighted(self.tasks, _imitation(self.tasks, output, wanted))
+            total = copied if total is None else total + copied
         return total, losses
 
 

@@ -217,3 +217,39 @@ def test_a_run_goes_on_after_a_kill_as_if_nothing_had_been(case, options, tmp_pa
     for record in (*records[0], *records[1]):
         record.pop("seconds", None)
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("distill", [0.0, 1.0])
+def test_samples_without_a_label_train_the_other_tasks(case, distill):
+    """One sample in three has a map; the first sixteen have no label at all."""
+    torch.manual_seed(0)
+    net = Dropped()
+    net.drop = nn.Identity()
+    program = trace(net, [TensorSpec((1, 3, 8, 8))])
+    source = [
+        (x, {"label": None if i < 16 else y["label"], "map": y["map"] if i >= 16 and i % 3 == 0 else None})
+        for i, (x, y) in enumerate(case.ctx.data["train"].source)
+    ]
+    split = replace(case.ctx.data["train"], source=source)
+    data = replace(case.ctx.data, given={**case.ctx.data.given, "train": split})
+    ctx = replace(case.ctx, data=data, original=program)
+    trainer = Trainer(FinetuneOptions(optimizer="sgd", lr=1e-12, distill=distill), program.copy(), ctx)
+    losses = trainer.epoch(1)
+    with torch.no_grad():
+        outputs = net(torch.stack([x for x, _ in source]))
+    maps = [i for i, (_, y) in enumerate(source) if y["map"] is not None]
+    wanted = torch.stack([source[i][1]["map"] for i in maps])
+    assert losses["map"] == pytest.approx(float(functional.mse_loss(outputs["map"][maps], wanted)), rel=1e-4)
+    labels = torch.tensor([int(y["label"]) for _, y in source[16:]])
+    assert losses["label"] == pytest.approx(float(functional.cross_entropy(outputs["label"][16:], labels)), rel=1e-4)
+
+
+def test_a_batch_without_any_label_changes_nothing(case):
+    torch.manual_seed(0)
+    program = trace(Dropped(), [TensorSpec((1, 3, 8, 8))])
+    source = [(x, {"label": None, "map": None}) for x, _ in case.ctx.data["train"].source]
+    split = replace(case.ctx.data["train"], source=source)
+    data = replace(case.ctx.data, given={**case.ctx.data.given, "train": split})
+    trainer = Trainer(FinetuneOptions(lr=0.1), program.copy(), replace(case.ctx, data=data))
+    assert trainer.epoch(1) == {}
+    assert all(torch.equal(t, tensors(program)[n]) for n, t in trainer.result.named_parameters())
