@@ -9,14 +9,16 @@ PACKAGES = specs pagcp_ir passes pagcp_cli
 DEMO_OUT ?= out/digits
 GRAPHS ?= 2000
 SEED   ?= 0
+KILLS  ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz lint bench zoo replay docs clean
+.PHONY: help install demo test fuzz faults lint bench zoo replay docs clean
 
 help:
 	@echo "make demo    compile the digits example into $(DEMO_OUT)"
 	@echo "make test    run the tests"
 	@echo "make fuzz    cut random graphs over all ops (GRAPHS=2000 SEED=0)"
+	@echo "make faults  kill compiles at random moments, go on with them, compare (KILLS=20 SEED=0)"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   regenerate every figure that README and docs show"
 	@echo "make zoo     cut some 250 public networks, prove it, and compare with torch-pruning: docs/coverage.md"
@@ -41,6 +43,10 @@ test: $(STAMP)
 # Two worker processes; what fails is shrunk and printed as a recipe for `python -m tests.fuzz --replay`.
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --seed $(SEED)
+
+# One compile at a time, each of one thread: a kill lies where it was drawn.
+faults: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills $(KILLS) --seed $(SEED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -125,8 +125,8 @@ def _tasks(verdicts: Sequence[Verdict]) -> list[RenderableType]:
     columns = ["task", *(["metric"] if wide else [])]
     numbers = (">dense", ">pruned", ">recovered", ">allowed", ">margin", ">drop")
     table = _table(*columns, *numbers, "split", "verdict", gap=2 if wide else 1)
-    for column in table.columns[: len(columns)]:
-        column.overflow = "fold"
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", column.header not in columns
     for v in verdicts:
         verdict = Text("") if v.allowed is None else Text("met", "green") if v.met else Text("MISSED", "bold red")
         drop = "-" if v.interval is None else f"{value(v.interval.low)}..{value(v.interval.high)}"

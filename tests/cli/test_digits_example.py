@@ -56,7 +56,7 @@ def test_exits_0_and_meets_everything(digits: Compiled) -> None:
         "digit": (True, "test"),
         "denoise": (True, "test"),
     }
-    worst = {v["task"]: v["dense"] - v["pruned"] for v in evidence["verdicts"]}
+    worst = {v["task"]: v["dense"] - v["recovered"] for v in evidence["verdicts"]}
     assert worst["digit"] <= 0.01 + 1e-9
     assert worst["denoise"] <= 0.5 + 1e-9
     before, after = evidence["costs"]["before"], evidence["costs"]["after"]
@@ -68,7 +68,21 @@ def test_report_fits_80_columns_and_names_what_counts(digits: Compiled) -> None:
     lines = digits.ran.out.splitlines()
     assert max(map(len, lines)) <= 80
     text = digits.ran.out
-    for word in ("dense", "pruned", "allowed", "test", "MACs", "params", "bytes", "budget", "verified", "onnx"):
+    for word in (
+        "dense",
+        "pruned",
+        "recovered",
+        "allowed",
+        "margin",
+        "drop",
+        "test",
+        "MACs",
+        "params",
+        "bytes",
+        "budget",
+        "verified",
+        "onnx",
+    ):
         assert word in text
     assert "\x1b" not in text
     assert "\x1b" not in digits.ran.err
