@@ -18,7 +18,7 @@ from passes.walk import Appraisal, Yardstick
 
 __all__ = ["RacingAppraiser"]
 
-ENOUGH = 1024
+ENOUGH = 768
 """Samples after which a price is believed as it is."""
 HALF = 0.5
 

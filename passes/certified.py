@@ -1,26 +1,31 @@
 """The published search with few evaluations: of each group a ratio that is accepted while the next one is rejected.
 
 Where to look is predicted: log(rise / tolerance) is taken to be linear in logit(ratio), through the two ends of the
-bracket or, where there is one end only, with the slope of the groups before. Only evaluations decide: both neighbours
-are evaluated. The ratio is the scan's wherever acceptance is monotone; a dip below it that was not looked at would have
-stopped the scan earlier, so the groups in which a smaller ratio was left out are counted as unknown. Where rulings came
-from a part of the samples, the ratio found is measured on all of them, and the next smaller one taken if it fails.
+bracket or, where there is one end only, with the slope of the groups before; where the calibration set is large, a part
+of it is bisected instead. Only evaluations decide: both neighbours are evaluated. The ratio is the scan's wherever
+acceptance is monotone; a dip below it that was not looked at would have stopped the scan earlier, so the groups in
+which a smaller ratio was left out are counted as unknown. Where rulings came from a part of the samples, the ratio
+found is measured on all of them, and the next smaller one taken if it fails.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+from pagcp_ir.channels import Keep
 from passes.ratios import Trim
 from passes.sequential import Finding, Rule, Ruling, Step, Turn, in_turn, judged, rejection, weighed
 from passes.sequential import rule as full
-from passes.space import Outcome, Space
+from passes.space import Losses, Outcome, Space, worst_rise
 from specs.options import PagcpOptions
 
-__all__ = ["certified"]
+__all__ = ["Scout", "certified"]
+
+Scout = Callable[[Keep], Losses]
+"""Each task's loss on a part of the calibration set."""
 
 FIRST = 0.35
 """The ratio at which the first group is looked at."""
@@ -69,9 +74,12 @@ class _Bracket:
     high: int
     low: int = 0
     rulings: dict[int, Ruling] = field(default_factory=dict)
+    scouted: int | None = None
 
     def next(self, experience: _Experience) -> int:
         """The number to evaluate next, strictly between low and high."""
+        if self.scouted is not None:  # it, and its neighbour on the side that is left
+            return min(max(self.scouted, self.low + 1), self.high - 1)
         if len(self.rulings) > 3:  # predictions have not helped
             return (self.low + self.high) // 2
         place = self._crossing(experience)
@@ -110,17 +118,21 @@ class _Bracket:
                 experience.slopes.append((high[1] - low[1]) / (high[0] - low[0]))
 
 
-def certified(space: Space, options: PagcpOptions, factor: float, rule: Rule = full) -> Outcome:
+def certified(
+    space: Space, options: PagcpOptions, factor: float, rule: Rule = full, scout: Scout | None = None
+) -> Outcome:
     """Search the space, tolerances growing by `factor`. PassError P404: a loss that is not finite before any cut."""
     experience = _Experience()
 
     def find(turn: Turn) -> Finding:
-        return _find(space, options, turn, experience, rule)
+        return _find(space, options, turn, experience, rule, scout)
 
     return in_turn("certified", space, options, factor, find)
 
 
-def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experience, rule: Rule) -> Finding:
+def _find(
+    space: Space, options: PagcpOptions, turn: Turn, experience: _Experience, rule: Rule, scout: Scout | None
+) -> Finding:
     cuts = _cuts(space, turn, options.grid)
     if not cuts:
         note = space.cut(turn.keep, turn.group, options.grid[-1]).note
@@ -130,6 +142,8 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
     if options.stop == "budget":  # the scan would stop there
         end = next((n for n, cut in enumerate(cuts, 1) if space.met(cut.trim.keep)), whole)
     bracket = _Bracket(cuts, turn, end + 1)
+    if scout is not None:
+        bracket.scouted = _scouted(bracket, scout)
     while True:
         while bracket.high - bracket.low > 1:
             _evaluate(space, bracket, bracket.next(experience), rule)
@@ -143,6 +157,20 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
         bracket.high += 1
     bracket.learn(experience)
     return _finding(bracket, step, met)
+
+
+def _scouted(bracket: _Bracket, scout: Scout) -> int:
+    """The largest cut that seems to be accepted, by bisection on a part of the samples; 1 when none does."""
+    turn, low, high = bracket.turn, 0, bracket.high
+    base = {task: scout(keep)[task] for task, keep in turn.base.keeps.items()}
+    while high - low > 1:
+        number = (low + high) // 2
+        task, rose = worst_rise(scout(bracket.cuts[number - 1].trim.keep), base, turn.scale)
+        if rose <= 1 + turn.tolerance * turn.scale[task]:
+            low = number
+        else:
+            high = number
+    return max(low, 1)
 
 
 def _evaluate(space: Space, bracket: _Bracket, number: int, rule: Rule) -> None:

@@ -10,6 +10,7 @@ how many there are.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import zlib
@@ -46,6 +47,8 @@ Look = Callable[[Sequence[Task], Sequence[Batch]], _T]
 _Key = tuple[bytes, "Finish | None"]
 _Run = Callable[[int, Batch], Any]
 """What a cut program makes of the batch of that number."""
+SCOUTED, WORTH = 512, 4
+"""Samples that a part of the calibration set has, and how many times as many there must be for that to be worth it."""
 HELD = 4
 """Cut programs that are held until all of their batches are done."""
 
@@ -114,6 +117,9 @@ class Oracle(Protocol):
     def once(self, what: str, program: Program, look: Look[_T]) -> _T:
         """What `look` finds, which must depend on the program alone; remembered under `what` for the last program."""
 
+    def part(self) -> Oracle | None:
+        """An oracle on the first SCOUTED samples, what it costs counted here; None where that is not much less."""
+
     def reuse(self, megabytes: int) -> None:
         """Use so much memory from here on for activations that are used again, and forget those that are held."""
 
@@ -139,12 +145,16 @@ class RealOracle:
         self._prefixes: Prefixes | None = None
         self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
+        self._part: RealOracle | None = None
         self._answers = answers or Answers()
 
     @property
     def usage(self) -> Usage:
-        """What the answers have cost."""
-        return self._usage
+        """What the answers have cost. Those on a part are no evaluations."""
+        if self._part is None:
+            return self._usage
+        own, part = self._usage, self._part.usage
+        return Usage(own.evaluations, own.images + part.images, own.seconds + part.seconds)
 
     @property
     def batches(self) -> int:
@@ -199,8 +209,21 @@ class RealOracle:
         found: _T = known[1]
         return found
 
+    def part(self) -> RealOracle | None:
+        """See Oracle."""
+        if self._part is None and self._samples >= SCOUTED * WORTH:
+            sizes = itertools.accumulate(batch.size for batch in self._batches)
+            number = next(number for number, size in enumerate(sizes, 1) if size >= SCOUTED)
+            first = self._batches[:number]
+            if all(any(labelled(task, batch.target, batch.size) for batch in first) for task in self._tasks):
+                self._part = RealOracle(self._tasks, first, self._answers)
+                self._part.reuse(self._megabytes // WORTH)
+        return self._part
+
     def reuse(self, megabytes: int) -> None:
         """See Oracle."""
+        if self._part is not None:
+            self._part.reuse(megabytes // WORTH)
         self._megabytes, self._prefixes, self._runs = megabytes, None, {}
 
     def _forget(self) -> None:

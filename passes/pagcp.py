@@ -19,7 +19,7 @@ from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.appraise import RacingAppraiser
 from passes.base import Context, PassKind, State, meets
-from passes.certified import certified
+from passes.certified import Scout, certified
 from passes.compensate import compensator
 from passes.criteria import scores
 from passes.marginal import marginal
@@ -55,7 +55,7 @@ class Pagcp:
         if self.options.confidence is not None:
             space.samples(space.start, 1)  # from here on batches come in a random order
         warn_memorised(space.losses(space.start), state.program, ctx)
-        outcome = search(space, self.options)
+        outcome = search(space, self.options, space.scout)
         oracle.reuse(0)
         refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
         plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
@@ -70,8 +70,8 @@ class Pagcp:
         return replace(state, plan=plan, decisions=decisions, searches=searches)
 
 
-def search(space: Sampled, options: PagcpOptions) -> Outcome:
-    """The search that the options ask for."""
+def search(space: Sampled, options: PagcpOptions, scout: Scout | None = None) -> Outcome:
+    """The search that the options ask for. `scout`: where to find losses on a part of the calibration set."""
     n = len(space.groups)
     racing = None
     if options.confidence is not None:
@@ -83,7 +83,7 @@ def search(space: Sampled, options: PagcpOptions) -> Outcome:
         if options.search == "published":
             return published(space, options, factor)
         if racing is None:
-            return certified(space, options, factor)
+            return certified(space, options, factor, scout=scout)
         racing.searches += 1
         return certified(space, options, factor, racing)
 
@@ -154,6 +154,14 @@ class NetworkSpace:
     def losses(self, keep: Keep) -> Mapping[str, float]:
         """The oracle's answer, from the program as the pass got it."""
         return self._heard(keep, self._oracle.losses(self._state.program, self._here, keep, self._finish))
+
+    @cached_property
+    def scout(self) -> Scout | None:
+        """Losses on a part of the calibration set, where that is much cheaper."""
+        part = self._oracle.part()
+        if part is None:
+            return None
+        return lambda keep: part.losses(self._state.program, self._here, keep, self._finish)
 
     @property
     def batches(self) -> int:

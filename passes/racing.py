@@ -8,7 +8,7 @@ in the time t = 1 / (1/n - 1/N) at which a mean drawn without replacement moves 
 holds for them; the second term, as in empirical Bernstein bounds but with the largest deviation m seen so far, stands
 in for one, and heavy tails may still hide.
 
-What is too close to call goes by the estimate from ENOUGH samples, or earlier where it is likely how that will come
+What is too close to call goes by the mean of ENOUGH samples, or earlier where it is likely how that will come
 out. A search measures what it accepts in the end on all samples (certified.py), so that this costs time at worst.
 """
 
@@ -34,11 +34,9 @@ LEAST = 64
 TUNED = 512
 """The number of samples at which the interval is tightest."""
 ENOUGH = 1024
-"""Samples after which a rise is judged by its estimate."""
-DOUBT = 1.0
-"""Standard errors by which the estimate must be below what is allowed."""
+"""Samples after which a rise is judged by its mean."""
 LIKELY = 2.0
-"""Standard deviations by which the estimate is not likely to move until ENOUGH samples are seen."""
+"""Standard deviations by which the mean is not likely to move until ENOUGH samples are seen."""
 _T = TypeVar("_T")
 Values = NDArray[np.float64]
 
@@ -56,31 +54,26 @@ class Sampled(Space, Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """What is known of a mean over all samples.
-
-    `error`: its standard error; `drift`: the standard deviation by which it will move until ENOUGH samples are seen.
-    """
+    """What is known of a mean over all samples. `drift`: the standard deviation of what ENOUGH will add."""
 
     mean: float
     radius: float
-    error: float = 0.0
     drift: float = 0.0
 
     @property
     def allowed(self) -> bool:
         """Whether it is settled, or likely after ENOUGH samples, that it is at most 0."""
-        return self.high <= 0 or self.mean + DOUBT * self.error + LIKELY * self.drift <= 0
+        return self.high <= 0 or self.mean + LIKELY * self.drift <= 0
 
     @property
     def refused(self) -> bool:
         """Whether it is settled, or likely after ENOUGH samples, that it is not at most 0."""
-        return not self.allowed and self.mean + DOUBT * self.error - LIKELY * self.drift > 0
+        return not self.allowed and self.mean - LIKELY * self.drift > 0
 
     @property
     def close(self) -> float:
         """How far the mean is from where it would be settled, or not be settled."""
-        estimate = self.mean + DOUBT * self.error
-        ends = min(self.high, estimate + LIKELY * self.drift), estimate - LIKELY * self.drift
+        ends = min(self.high, self.mean + LIKELY * self.drift), self.mean - LIKELY * self.drift
         return min(abs(end) for end in ends) if all(map(math.isfinite, ends)) else math.inf
 
     @property
@@ -103,14 +96,14 @@ def interval(values: Values, total: int, alpha: float) -> Interval:
     if n >= total:
         return Interval(mean, 0.0)
     if n < LEAST or not math.isfinite(mean):
-        return Interval(mean, math.inf, math.inf, math.inf)
+        return Interval(mean, math.inf, math.inf)
     away = np.abs(values - mean)
     spread, farthest = math.sqrt(float((away**2).sum()) / (n - 1)), float(away.max())
     time = n * total / (total - n)
     tuned = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / TUNED
     mixture = 2 * (time * tuned + 1) / (time**2 * tuned) * math.log(math.sqrt(time * tuned + 1) / alpha)
     radius = spread * math.sqrt(mixture) - farthest * math.log(alpha) / time
-    return Interval(mean, radius, spread / math.sqrt(time), spread * math.sqrt(max(0.0, 1 / n - 1 / ENOUGH)))
+    return Interval(mean, radius, spread * math.sqrt(max(0.0, 1 / n - 1 / ENOUGH)))
 
 
 def average(values: Values) -> float:

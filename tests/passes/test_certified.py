@@ -18,6 +18,11 @@ def search(space, options):
     return certified(space, options, growth(options.tolerance, options.total, len(space.groups)))
 
 
+def scouting(space, options, scout):
+    factor = growth(options.tolerance, options.total, len(space.groups))
+    return certified(space, options, factor, scout=lambda keep: {"t": scout(*space.removed(keep))})
+
+
 def nine(**given):
     return options(**{"grid": GRID, **given})
 
@@ -171,3 +176,17 @@ def test_it_is_locally_maximal_whatever_the_losses_are():
             accepted = max((e.ratio for e in seen if e.verdict == "accepted"), default=0.0)
             rejected = min((e.ratio for e in seen if e.verdict == "rejected"), default=1.0)
             assert decision.ratio == accepted < rejected <= round(accepted + 0.1, 1)
+
+
+def test_where_a_part_of_the_samples_tells_the_truth_only_two_cuts_are_evaluated():
+    space = one(1.0, 1.01, 1.02, 1.04, 1.07, 1.13, 1.2, 1.4, 2.0, 5.0)
+    outcome = scouting(space, nine(), lambda n: 3 * space.table[(n,)]["t"])  # its own base counts
+    assert kept(outcome) == {"a": 6}
+    assert space.asked == [(0,), (4,), (5,)]
+
+
+@pytest.mark.parametrize("lie", [lambda n: 1.0, lambda n: 1.0 + n, lambda n: 1.1 if n < 8 else 9.0])
+def test_where_it_lies_the_answer_is_the_same(lie):
+    space = one(1.0, 1.01, 1.02, 1.04, 1.07, 1.13, 1.2, 1.4, 2.0, 5.0)
+    assert kept(scouting(space, nine(), lie)) == {"a": 6}
+    assert {(4,), (5,)} <= set(space.asked)

@@ -235,3 +235,14 @@ def test_the_first_batch_whose_loss_is_not_finite_is_known(case):
     assert oracle.unfit(keep) == {}
     assert not np.isfinite(oracle.losses(state.program, state.channels, keep)["map"])
     assert oracle.unfit(keep) == {"map": 1}
+
+
+def test_a_part_is_the_first_samples_and_counted_where_the_whole_is_counted(case, monkeypatch):
+    state, batches = case.state, case.ctx.data["calibration"].cached()
+    assert case.ctx.oracle.part() is None  # 40 samples are not worth it
+    monkeypatch.setattr("passes.oracle.SCOUTED", 10)
+    whole = RealOracle(case.ctx.tasks, batches)
+    found = whole.part().losses(state.program, state.channels, half(case))
+    first = RealOracle(case.ctx.tasks, batches[:1]).losses(state.program, state.channels, half(case))
+    assert found == first
+    assert (whole.usage.evaluations, whole.usage.images) == (0, 16)
