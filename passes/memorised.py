@@ -21,7 +21,9 @@ def warn_memorised(losses: Mapping[str, float], program: Program, ctx: Context) 
     """Warn of the tasks whose calibration loss is below SHARE of the program's loss on validation, if there is one."""
     if ctx.data is None or "validation" not in ctx.data:
         return
-    for task, loss in mean_losses(program, ctx.tasks, ctx.data["validation"]).items():
+    split = ctx.data["validation"]
+    there = ctx.once("losses on validation", program, lambda: mean_losses(program, ctx.tasks, split))
+    for task, loss in there.items():
         if losses[task] < SHARE * loss:
             message = (
                 f"the loss of {task!r} is {losses[task]:.4g} on the calibration set and {loss:.4g} on validation: "

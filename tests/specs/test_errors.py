@@ -311,6 +311,11 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         GOOD + "tasks: [{name: a, metric: M, guarantee: {max_drop: 1pp, confidence: 0.5}}]\n",
         "face.yaml:4:69  error[S104]: tasks[0].guarantee.confidence must be above 0.5, got 0.5",
     ),
+    "backing off without a guarantee": (
+        GOOD + "on_miss: back_off\n",
+        "face.yaml:4:1  error[S110]: on_miss: back_off needs a guarantee that can be missed\n"
+        "  hint: give a task a guarantee: {max_drop: 1pp}",
+    ),
     "unit of another kind": (
         GOOD + "budgets: {macs: 20MB}\n",
         "face.yaml:4:17  error[S109]: budgets.macs must be a share or an amount such as 40% or 1.2G, got 20MB",

@@ -214,19 +214,20 @@ def test_describe_without_costs(read: Read) -> None:
         + "passes: [uniform: {round_to: 8, scopes: {'a*': {max_ratio: 0}}}]\n"
         + "budgets: {macs: 40%, params: 5M, bytes: 20MB}\nexport: []\n"
         + "tasks: [{name: a, metric: M, guarantee: {at_least: 0.9}}, {name: b, metric: m:f}, {name: c},\n"
-        + " {name: d, metric: M, guarantee: {max_drop: 1%}}]\n"
+        + " {name: d, metric: M, guarantee: {max_drop: 1%, confidence: 0.95}}]\non_miss: back_off\n"
     )
     assert describe(read(text))[1:] == [
         "never cuts head.*",
         "task a: M stays at 0.9 or above",
         "task b: m:f is reported, nothing is guaranteed",
         "task c: nothing is guaranteed",
-        "task d: M gets worse by at most 1% of its original value",
+        "task d: M gets worse by at most 1% of its original value, with 95% confidence",
         "keeps at most 40% of the MACs, that is cuts at least 60%",
         "keeps at most 5M parameters",
         "keeps at most 20MB",
         "pass 1, uniform: cuts every group by the smallest ratio that meets the budgets; "
         "least important by l1 first; widths are multiples of 8; limits for a*",
+        "on a miss on validation: gives cuts back and runs the passes that train again, until all hold",
         "writes nothing but the plan and its evidence",
     ]
 
