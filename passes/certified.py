@@ -4,8 +4,9 @@ Where to look is predicted: log(rise / tolerance) is taken to be linear in logit
 bracket or, where there is one end only, with the slope of the groups before; where the calibration set is large, a part
 of it is bisected instead. Only evaluations decide: both neighbours are evaluated. The ratio is the scan's wherever
 acceptance is monotone; a dip below it that was not looked at would have stopped the scan earlier, so the groups in
-which a smaller ratio was left out are counted as unknown. Where rulings came from a part of the samples, the ratio
-found is measured on all of them, and the next smaller one taken if it fails.
+which a smaller ratio was left out are counted as unknown. Where rulings come from a part of the samples, the ratio
+found is measured on all of them, the next smaller one taken if it fails, and the rejection of the next larger one
+looked at for longer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from passes.sequential import rule as full
 from passes.space import Losses, Outcome, Space, worst_rise
 from specs.options import PagcpOptions
 
-__all__ = ["Scout", "certified"]
+__all__ = ["Judge", "Scout", "certified"]
 
 Scout = Callable[[Keep], Losses]
 """Each task's loss on a part of the calibration set."""
@@ -33,6 +34,19 @@ SLOPE = 2.0
 """Of log(rise / tolerance) over logit(ratio), before anything is known."""
 SMALL, LARGE = 0.01, 100.0
 """Rises over tolerances beyond these say no more than that they are small or large."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What rules on cuts. `longer`: looks longer at the last rejection; `scout`: says where to look first."""
+
+    rule: Rule = full
+    longer: Rule | None = None
+    scout: Scout | None = None
+
+
+EXACT = Judge()
+"""All samples, always."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,10 @@ class _Bracket:
     low: int = 0
     rulings: dict[int, Ruling] = field(default_factory=dict)
     scouted: int | None = None
+    looked: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.end = self.high
 
     def next(self, experience: _Experience) -> int:
         """The number to evaluate next, strictly between low and high."""
@@ -102,12 +120,17 @@ class _Bracket:
         load = self.turn.load(self.rulings[number]) / self.turn.tolerance
         return self.cuts[number - 1].place, math.log(min(max(load, SMALL), LARGE))
 
-    def lower(self) -> None:
-        """Take back the acceptance of `low`."""
-        self.high, self.low = (
-            self.low,
-            max((n for n, r in self.rulings.items() if r.accepted and n < self.low), default=0),
-        )
+    def partly(self, number: int) -> bool:
+        """Whether the ruling on that cut came from a part of the samples."""
+        return number in self.rulings and self.rulings[number].samples is not None
+
+    def accepted(self) -> list[int]:
+        """The accepted cuts below `high`."""
+        return [number for number, ruling in self.rulings.items() if ruling.accepted and number < self.high]
+
+    def rejected(self) -> list[int]:
+        """The rejected cuts above `low`."""
+        return [number for number, ruling in self.rulings.items() if not ruling.accepted and number > self.low]
 
     def learn(self, experience: _Experience) -> None:
         """Add what this group taught."""
@@ -118,21 +141,17 @@ class _Bracket:
                 experience.slopes.append((high[1] - low[1]) / (high[0] - low[0]))
 
 
-def certified(
-    space: Space, options: PagcpOptions, factor: float, rule: Rule = full, scout: Scout | None = None
-) -> Outcome:
+def certified(space: Space, options: PagcpOptions, factor: float, judge: Judge = EXACT) -> Outcome:
     """Search the space, tolerances growing by `factor`. PassError P404: a loss that is not finite before any cut."""
     experience = _Experience()
 
     def find(turn: Turn) -> Finding:
-        return _find(space, options, turn, experience, rule, scout)
+        return _find(space, options, turn, experience, judge)
 
     return in_turn("certified", space, options, factor, find)
 
 
-def _find(
-    space: Space, options: PagcpOptions, turn: Turn, experience: _Experience, rule: Rule, scout: Scout | None
-) -> Finding:
+def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experience, judge: Judge) -> Finding:
     cuts = _cuts(space, turn, options.grid)
     if not cuts:
         note = space.cut(turn.keep, turn.group, options.grid[-1]).note
@@ -142,13 +161,17 @@ def _find(
     if options.stop == "budget":  # the scan would stop there
         end = next((n for n, cut in enumerate(cuts, 1) if space.met(cut.trim.keep)), whole)
     bracket = _Bracket(cuts, turn, end + 1)
-    if scout is not None:
-        bracket.scouted = _scouted(bracket, scout)
+    if judge.scout is not None:
+        bracket.scouted = _scouted(bracket, judge.scout)
     while True:
         while bracket.high - bracket.low > 1:
-            _evaluate(space, bracket, bracket.next(experience), rule)
-        if bracket.low and bracket.rulings[bracket.low].samples is not None:
+            _evaluate(space, bracket, bracket.next(experience), judge.rule)
+        if bracket.partly(bracket.low):
             _evaluate(space, bracket, bracket.low, full)
+            continue
+        if judge.longer is not None and bracket.partly(bracket.high) and bracket.high not in bracket.looked:
+            bracket.looked.add(bracket.high)
+            _evaluate(space, bracket, bracket.high, judge.longer)
             continue
         step = _step(space, bracket)
         met = step is not None and options.stop == "budget" and turn.enough(step)
@@ -179,10 +202,12 @@ def _evaluate(space: Space, bracket: _Bracket, number: int, rule: Rule) -> None:
     ruling = bracket.rulings[number] = judged(space, bracket.turn, cut.first, cut.trim.keep, rule)
     if ruling.accepted:
         bracket.low = number
-    elif number == bracket.low:
-        bracket.lower()
+        if number == bracket.high:
+            bracket.high = min(bracket.rejected(), default=bracket.end)
     else:
         bracket.high = number
+        if number == bracket.low:
+            bracket.low = max(bracket.accepted(), default=0)
 
 
 def _cuts(space: Space, turn: Turn, grid: Sequence[float]) -> list[_Cut]:

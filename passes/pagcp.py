@@ -19,7 +19,7 @@ from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.appraise import RacingAppraiser
 from passes.base import Context, PassKind, State, meets
-from passes.certified import Scout, certified
+from passes.certified import Judge, Scout, certified
 from passes.compensate import compensator
 from passes.criteria import scores
 from passes.marginal import marginal
@@ -83,9 +83,9 @@ def search(space: Sampled, options: PagcpOptions, scout: Scout | None = None) ->
         if options.search == "published":
             return published(space, options, factor)
         if racing is None:
-            return certified(space, options, factor, scout=scout)
+            return certified(space, options, factor, Judge(scout=scout))
         racing.searches += 1
-        return certified(space, options, factor, racing)
+        return certified(space, options, factor, Judge(racing, racing.longer()))
 
     if options.total != "auto":
         return run(growth(options.tolerance, options.total, n))

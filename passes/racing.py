@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ TUNED = 512
 """The number of samples at which the interval is tightest."""
 ENOUGH = 1024
 """Samples after which a rise is judged by its mean."""
+EVER = 2**62
 LIKELY = 2.0
 """Standard deviations by which the mean is not likely to move until ENOUGH samples are seen."""
 _T = TypeVar("_T")
@@ -54,7 +55,7 @@ class Sampled(Space, Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """What is known of a mean over all samples. `drift`: the standard deviation of what ENOUGH will add."""
+    """What is known of a mean over all samples. `drift`: the standard deviation of what enough will add."""
 
     mean: float
     radius: float
@@ -87,7 +88,7 @@ class Interval:
         return self.mean + self.radius
 
 
-def interval(values: Values, total: int, alpha: float) -> Interval:
+def interval(values: Values, total: int, alpha: float, enough: int = ENOUGH) -> Interval:
     """The mean of all `total` values, of which these were drawn at random; wrong with probability alpha, ever."""
     n = len(values)
     if not n:  # no sample so far has the task's label
@@ -103,7 +104,7 @@ def interval(values: Values, total: int, alpha: float) -> Interval:
     tuned = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / TUNED
     mixture = 2 * (time * tuned + 1) / (time**2 * tuned) * math.log(math.sqrt(time * tuned + 1) / alpha)
     radius = spread * math.sqrt(mixture) - farthest * math.log(alpha) / time
-    return Interval(mean, radius, spread * math.sqrt(max(0.0, 1 / n - 1 / ENOUGH)))
+    return Interval(mean, radius, spread * math.sqrt(max(0.0, 1 / n - 1 / min(enough, total))))
 
 
 def average(values: Values) -> float:
@@ -136,6 +137,11 @@ class RacingRule:
     decisions: int
     searches: int = 0
     floors: Mapping[str, float] = field(default_factory=dict)
+    enough: int = ENOUGH
+
+    def longer(self) -> RacingRule:
+        """The same rule, which goes on until it is likely what all samples will say."""
+        return replace(self, enough=EVER)
 
     @property
     def alpha(self) -> float:
@@ -170,10 +176,10 @@ class RacingRule:
     def _excess(self, task: str, new: Values, old: Values, allowed: float, total: int) -> Interval:
         """Of L - (1 + allowed) B, which is at most 0 where the rise is allowed; B is the old loss, or its floor."""
         if task not in self.floors:
-            return interval(new - old - allowed * old, total, self.alpha)
+            return interval(new - old - allowed * old, total, self.alpha, self.enough)
         # over the larger of two bases: the smaller of two excesses
-        over_old = interval(new - old - allowed * old, total, self.alpha / 2)
-        over_floor = interval(new - (1 + allowed) * self.floors[task], total, self.alpha / 2)
+        over_old = interval(new - old - allowed * old, total, self.alpha / 2, self.enough)
+        over_floor = interval(new - (1 + allowed) * self.floors[task], total, self.alpha / 2, self.enough)
         return min(over_old, over_floor, key=lambda found: found.high)
 
     def _ruling(self, turn: Turn, seen: Mapping[str, Samples], *, accepted: bool) -> Ruling:

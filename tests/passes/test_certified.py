@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from passes.certified import certified
+from passes.certified import Judge, certified
 from passes.schedule import growth
 from specs.diagnostics import PassError
 from tests.passes.tables import Formula, Table, kept, one, options, two
@@ -20,7 +20,7 @@ def search(space, options):
 
 def scouting(space, options, scout):
     factor = growth(options.tolerance, options.total, len(space.groups))
-    return certified(space, options, factor, scout=lambda keep: {"t": scout(*space.removed(keep))})
+    return certified(space, options, factor, Judge(scout=lambda keep: {"t": scout(*space.removed(keep))}))
 
 
 def nine(**given):

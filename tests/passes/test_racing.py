@@ -8,7 +8,7 @@ import pytest
 
 from passes.appraise import ENOUGH as PRICED
 from passes.appraise import RacingAppraiser
-from passes.certified import certified
+from passes.certified import Judge, certified
 from passes.marginal import marginal
 from passes.oracle import Samples
 from passes.racing import ENOUGH, LEAST, RacingRule, interval
@@ -197,7 +197,7 @@ def test_certified_races_to_the_scan_or_one_step_below():
     full = Drawn(tuple("abcd"), table, macs, total=8192)
     race = Drawn(tuple("abcd"), table, macs, total=8192)
     expected = certified(full, given, 1.0)
-    found = certified(race, given, 1.0, RacingRule(race, 0.999, 36))
+    found = certified(race, given, 1.0, Judge(RacingRule(race, 0.999, 36)))
     below = [round(10 * (e.ratio - f.ratio)) for e, f in zip(expected.decisions, found.decisions, strict=True)]
     assert set(below) <= {0, 1}
     assert sum(race.looked.values()) < 0.7 * sum(full.looked.values())
@@ -215,9 +215,23 @@ def test_what_does_not_hold_on_all_samples_is_not_accepted():
     table |= {(1, 1): fair + 0.05, (1, 2): lying + 0.05}
     space = Drawn(("a", "b"), {k: {"t": v} for k, v in table.items()}, {"a": 9, "b": 1}, total=total)
     given = options(search="certified", total=1.2, grid=(0.1, 0.2), confidence=0.99)
-    outcome = certified(space, given, 1.0, RacingRule(space, 0.99, 4))
+    outcome = certified(space, given, 1.0, Judge(RacingRule(space, 0.99, 4)))
     assert (kept(outcome), outcome.record.factors) == ({"a": 9, "b": 9}, {"t": pytest.approx(1.15)})
     assert outcome.decisions[1].losses == {"t": pytest.approx(1.15)}
+
+
+def test_the_last_rejection_is_looked_at_for_longer():
+    """On the first samples the second cut costs too much, by as little as 512 of them can be wrong."""
+    total = 4096
+    lying = 0.9657 + np.tile([2.0, -2.0], total // 2)
+    lying[:512] += 1.24 - 0.9657
+    table = {(0,): np.ones(total), (1,): np.full(total, 1.01), (2,): lying, (3,): np.full(total, 9.0)}
+    given = options(search="certified", total=1.2, grid=(0.1, 0.2, 0.3), confidence=0.99)
+    for longer, width in ((False, 9), (True, 8)):
+        space = Drawn(("a",), {k: {"t": v} for k, v in table.items()}, {"a": 1}, total=total)
+        racing = RacingRule(space, 0.99, 3)
+        judge = Judge(racing, racing.longer() if longer else None)
+        assert kept(certified(space, given, 1.0, judge)) == {"a": width}
 
 
 def test_marginal_with_races_comes_close_for_a_part_of_the_samples():
