@@ -1,7 +1,8 @@
 """Prices from a part of the calibration set, for the marginal search: see racing.py for what a race is.
 
-A race for a price ends when it is settled that the step is, or is not, the cheapest, when the price is known to half of
-itself, or after ENOUGH samples: between prices that close it matters little which step goes first.
+A race for a price ends when it is settled, or likely after ENOUGH samples, that the step is, or is not, the cheapest,
+when the price is known to half of itself, or after ENOUGH samples: between prices that close it matters little which
+step goes first.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 
 from pagcp_ir.channels import Keep
 from passes.oracle import Samples
-from passes.racing import Interval, Sampled, average, interval, race
+from passes.racing import LIKELY, Interval, Sampled, average, interval, race
 from passes.space import Losses
 from passes.walk import Appraisal, Yardstick
 
 __all__ = ["RacingAppraiser"]
 
-ENOUGH = 768
+ENOUGH = 1024
 """Samples after which a price is believed as it is."""
 HALF = 0.5
 
@@ -42,8 +43,9 @@ class RacingAppraiser:
             added = self._added(seen, yardstick)
             n = seen["new"].looked
             low, high = (max(getattr(a, end) for a in added.values()) / saved for end in ("low", "high"))
-            known = math.isfinite(bar) and (high <= bar or low > bar)
-            middle = max(a.mean for a in added.values()) / saved
+            dearest = max(added.values(), key=lambda a: a.mean)
+            middle, drift = dearest.mean / saved, dearest.drift / saved
+            known = math.isfinite(bar) and (high <= bar or low > bar or abs(middle - bar) > LIKELY * drift)
             ends = (high - bar, low - bar, high - (1 + HALF) * middle)
             self.space.close(_least(end * saved for end in ends) * min(yardstick.tolerance.values()))
             if known or n >= ENOUGH or high - middle <= HALF * middle or math.isnan(middle):
@@ -76,7 +78,7 @@ class RacingAppraiser:
         for task, base in yardstick.base.items():
             unit = (abs(base) or 1.0) * yardstick.tolerance[task]
             difference = seen["new"].values[task] - seen["old"].values[task]
-            found[task] = interval(difference / unit, seen["new"].of(task), self.alpha)
+            found[task] = interval(difference / unit, seen["new"].of(task), self.alpha, ENOUGH)
         return found
 
 

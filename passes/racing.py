@@ -35,7 +35,8 @@ TUNED = 512
 """The number of samples at which the interval is tightest."""
 ENOUGH = 1024
 """Samples after which a rise is judged by its mean."""
-EVER = 2**62
+LONGER = 2048
+"""The same, for the rejection that ends a group."""
 LIKELY = 2.0
 """Standard deviations by which the mean is not likely to move until ENOUGH samples are seen."""
 _T = TypeVar("_T")
@@ -140,8 +141,8 @@ class RacingRule:
     enough: int = ENOUGH
 
     def longer(self) -> RacingRule:
-        """The same rule, which goes on until it is likely what all samples will say."""
-        return replace(self, enough=EVER)
+        """The same rule, which looks at more samples where it is close."""
+        return replace(self, enough=LONGER)
 
     @property
     def alpha(self) -> float:
