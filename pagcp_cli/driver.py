@@ -85,7 +85,7 @@ def _context(
         _judgeable(tasks, data)
         if spec.on_miss == "back_off":
             data["validation"], data["calibration"]
-    run.begin(spec, start.program, batches)
+    resumed = run.begin(spec, start.program, batches)
     ctx = Context(
         budgets=spec.budgets,
         seed=spec.seed,
@@ -97,7 +97,11 @@ def _context(
         code=user_code(spec),
         checkpoints=run.checkpoints,
     )
-    return ctx if progress is None or not is_main() else replace(ctx, progress=progress)
+    if progress is None or not is_main():
+        return ctx
+    if resumed:
+        progress("resumed", {"answers": run.journal.known})
+    return replace(ctx, progress=progress)
 
 
 def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:

@@ -70,7 +70,7 @@ class _Live:
 
     def __call__(self, kind: str, fields: Mapping[str, Any], /) -> None:
         sentence = _sentence(kind, fields)
-        if kind in ("pass_end", "kept", "back_off", "warning"):
+        if kind in ("resumed", "pass_end", "kept", "back_off", "warning"):
             self._live.console.print(Text(sentence, style="yellow" if kind == "warning" else ""))
         else:
             self._spinner.update(text=Text(sentence, overflow="ellipsis", no_wrap=True))
@@ -78,6 +78,8 @@ class _Live:
 
 def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     """One line for a journal record; "" for one that people need not see."""
+    if kind == "resumed":
+        return f"goes on with an interrupted run, of which {fields['answers']} answers are known"
     if kind == "pass_start":
         return f"{fields['name']}: started"
     if kind == "pass_end":

@@ -45,20 +45,24 @@ class Run:
     journal: Journal
     checkpoints: Checkpoints
 
-    def begin(self, spec: Spec, program: Program, batches: Sequence[Batch]) -> None:
-        """Say what the run is of, or see that it is the same. SpecError S120 when it is another one."""
+    def begin(self, spec: Spec, program: Program, batches: Sequence[Batch]) -> bool:
+        """Say what the run is of, or see that it is the same, and whether it is gone on with.
+
+        SpecError S120 when it is another one.
+        """
         own = _identity(spec, program, batches)
         for what in ("network", "calibration"):
             agreed(f"the {what}", own[what])
         found = self.journal.identity
         if found is None:
             self.journal.write("start", **own)
-            return
+            return False
         other = [key for key, value in own.items() if key != "resolved" and found.get(key) != value]
         if other:
             message = f"the interrupted run is {_told(other[0], found, own)}"
             raise SpecError.one("S120", message, hint="--force without --resume starts anew")
-        self.journal.write("resumed")
+        self.journal.write("resumed", answers=self.journal.known)
+        return True
 
 
 @contextmanager

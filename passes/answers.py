@@ -28,7 +28,7 @@ class Answers:
     def name(self, program: Program, keep: Keep, finish: Any, order: object, first: int, last: int) -> str | None:
         """The name of the answer of batches `first` to before `last` in that order; None where it has none."""
         key = "" if finish is None else getattr(finish, "key", None)
-        if key is None or not self._journal.asked:
+        if key is None or not self._journal.kept:
             return None
         if self._digest is None or self._digest[0] is not program:
             self._digest = program, fingerprint(program)

@@ -113,7 +113,7 @@ class Context:
 
     def once(self, what: str, program: Program, find: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
         """Numbers by name that `find` measures of the program; they are read back after a kill."""
-        name = f"{what} {fingerprint(program)}" if self.journal.asked else ""
+        name = f"{what} {fingerprint(program)}" if self.journal.kept else ""
 
         def look() -> Mapping[str, float]:
             if (known := self.journal.recall(name)) is not None:

@@ -74,18 +74,14 @@ class Journal:
             self._open(path, rows)
 
     @property
-    def answers(self) -> dict[str, Remembered]:
-        """What can be recalled."""
-        return self._answers
-
-    def share(self, answers: dict[str, Remembered]) -> None:
-        """Recall these: those of the process that keeps the journal."""
-        self._answers = answers
+    def kept(self) -> bool:
+        """Whether records are written anywhere."""
+        return self._file is not None
 
     @property
-    def asked(self) -> bool:
-        """Whether answers are written anywhere, or some can be recalled."""
-        return self._file is not None or bool(self._answers)
+    def known(self) -> int:
+        """How many answers can be recalled."""
+        return len(self._answers)
 
     def write(self, kind: Kind, **fields: Any) -> None:
         """Append one record and flush it; nothing where it is the next one that is there already."""

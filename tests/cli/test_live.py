@@ -29,3 +29,14 @@ def test_without_a_terminal_a_group_is_a_line_and_a_price_is_none() -> None:
         "body at 20%: age 0.5000, kept",
         "warning: so",
     ]
+
+
+def test_what_was_gone_on_with_and_given_back_is_told() -> None:
+    stream = io.StringIO()
+    with live_progress(stream) as told:
+        told("resumed", {"answers": 12})
+        told("back_off", {"margins": {"digit": -0.25, "denoise": 0.5}, "given": ["stem 3 -> 8", "up 2 -> 4"]})
+    assert stream.getvalue().splitlines() == [
+        "goes on with an interrupted run, of which 12 answers are known",
+        "margins on validation: digit -0.250, denoise 0.5000; given back: stem 3 -> 8, up 2 -> 4",
+    ]
