@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pagcp_ir.channels import Keep
 from passes.oracle import Samples
-from passes.racing import LIKELY, Interval, Sampled, average, interval, race
+from passes.racing import Interval, Sampled, average, interval, race
 from passes.space import Losses
 from passes.walk import Appraisal, Yardstick
 
@@ -22,6 +22,8 @@ __all__ = ["RacingAppraiser"]
 ENOUGH = 1024
 """Samples after which a price is believed as it is."""
 HALF = 0.5
+SURE = 3.0
+"""Standard deviations by which ENOUGH samples will not move a price."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class RacingAppraiser:
             low, high = (max(getattr(a, end) for a in added.values()) / saved for end in ("low", "high"))
             dearest = max(added.values(), key=lambda a: a.mean)
             middle, drift = dearest.mean / saved, dearest.drift / saved
-            known = math.isfinite(bar) and (high <= bar or low > bar or abs(middle - bar) > LIKELY * drift)
+            known = math.isfinite(bar) and (high <= bar or low > bar or abs(middle - bar) > SURE * drift)
             ends = (high - bar, low - bar, high - (1 + HALF) * middle)
             self.space.close(_least(end * saved for end in ends) * min(yardstick.tolerance.values()))
             if known or n >= ENOUGH or high - middle <= HALF * middle or math.isnan(middle):
