@@ -37,7 +37,8 @@ def measured(
 ) -> dict[str, Resampled]:
     """The same, and for the tasks named in `resample` what their metrics can be drawn anew from.
 
-    A sample without a task's label does not count for it; DataError D715 where none has it.
+    A sample without a task's label does not count for it. Where none has it, a task with a guarantee raises DataError
+    D715, and another one is left out.
     """
     meters = [(task, _meter(task, split.device, task.name in resample)) for task in tasks if task.metric is not None]
     with borrowed_rng(split.seed), torch.inference_mode():
@@ -49,9 +50,9 @@ def measured(
                         meter.update(part.output, part.target)
                     except Exception as error:
                         raise _refused(task, error) from error
-        for task in (task for task, meter in meters if not meter.fed):
+        for task in (task for task, meter in meters if not meter.fed and task.guarantee is not None):
             raise _unlabelled(task.name, split)
-        return {task.name: meter.result() for task, meter in meters}
+        return {task.name: meter.result() for task, meter in meters if meter.fed}
 
 
 def _meter(task: Task, device: torch.device, resample: bool) -> Meter:
@@ -61,15 +62,21 @@ def _meter(task: Task, device: torch.device, resample: bool) -> Meter:
 
 def mean_losses(program: Program, tasks: Sequence[Task], split: Split) -> dict[str, float]:
     """Each task's mean loss over the samples of the split that have its label; DataError D715 where none has."""
+    found = _mean_losses(program, tasks, split)
+    for task in (task for task in tasks if task.name not in found):
+        raise _unlabelled(task.name, split)
+    return found
+
+
+def _mean_losses(program: Program, tasks: Sequence[Task], split: Split) -> dict[str, float]:
+    """Those of the tasks that have labels there."""
     totals, samples = dict.fromkeys([task.name for task in tasks], 0.0), dict.fromkeys([task.name for task in tasks], 0)
     with borrowed_rng(split.seed), torch.inference_mode():
         for batch in split.batches():
             for name, loss in batch_losses(tasks, program.module(*batch.inputs), batch.target).items():
                 totals[name] += float(loss.value) * loss.of(batch.size)
                 samples[name] += loss.of(batch.size)
-    for name in (name for name, count in samples.items() if not count):
-        raise _unlabelled(name, split)
-    return {name: total / samples[name] for name, total in totals.items()}
+    return {name: total / samples[name] for name, total in totals.items() if samples[name]}
 
 
 def verdicts(
@@ -100,7 +107,7 @@ def _told(
 ) -> dict[str, Resampled]:
     """The metric of every task, or else its loss."""
     unmetered = [task for task in tasks if task.metric is None and (task.loss or task.joint)]
-    losses = mean_losses(program, unmetered, split) if unmetered else {}
+    losses = _mean_losses(program, unmetered, split) if unmetered else {}
     return {**measured(program, tasks, split, resample), **{name: Resampled(loss) for name, loss in losses.items()}}
 
 
@@ -111,17 +118,13 @@ def verdict(
     recovered: Resampled,
     split: Literal["test", "validation"],
     seed: int = 0,
-    confidence: float | None = None,
 ) -> Verdict:
-    """What was promised for a task, and what became of it.
-
-    With a confidence, the guarantee's own or the one given, the bound has to keep the promise instead of the value.
-    """
+    """What was promised for a task, and what became of it; with a confidence the bound has to keep the promise."""
     promise, higher = task.guarantee, task.higher_is_better
     row = Verdict(task.name, task.metric_name or "loss", dense.value, pruned, recovered.value, split=split)
     if promise is None:
         return row
-    confidence = promise.confidence if promise.confidence is not None else confidence
+    confidence = promise.confidence
     room = partial(promise.room, higher_is_better=higher)
     margin = room(dense.value, recovered.value)
     met = promise.met(dense.value, recovered.value, higher)

@@ -12,10 +12,12 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from passes import bootstrap, resampling
 from passes.bootstrap import Drawn, drawn_pairs
+from passes.labels import collate
 from passes.measure import verdict, verdicts
 from passes.metrics import Whole
 from passes.resampling import Meter, Resampled
 from passes.tasks import Task
+from specs.diagnostics import DataError
 from specs.plan import Interval
 from specs.spec import Guarantee
 
@@ -205,3 +207,13 @@ def test_one_row_per_task_also_for_those_without_a_metric(case):
         ("map", "MAE", None, None, True),
     ]
     assert all(row.dense == row.pruned == row.recovered for row in rows)
+
+
+def test_a_task_without_labels_on_the_split_has_no_row(case):
+    program, tasks = case.state.program, case.ctx.tasks
+    bare = [(image, {**target, "label": None}) for image, target in case.ctx.data["test"].source]
+    split = replace(case.ctx.data["test"], source=bare, collate=collate)
+    assert [row.task for row in verdicts(tasks, program, program, program, split, "test")] == ["map"]
+    promised = replace(task(max_drop=0.5), output="label", target="label", name="label")
+    with pytest.raises(DataError, match=r"D715.*no sample of the test split has a label for the task 'label'"):
+        verdicts([promised], program, program, program, split, "test")
