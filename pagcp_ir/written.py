@@ -20,7 +20,6 @@ from pagcp_ir.in_place import cut_in_place
 from pagcp_ir.planning import kept_ranges
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
-from pagcp_ir.sizes import sizes_read
 from pagcp_ir.text import op_name
 
 __all__ = ["pin_written"]
@@ -111,7 +110,6 @@ def _met(node: fx.Node, channels: ChannelGraph) -> Iterator[Units]:
             yield channels.values[here.name].units
         if here is node or not _holds_tensor(here):
             pending.extend(here.all_input_nodes)
-            pending.extend(tensor for tensor, _ in sizes_read(here))
 
 
 def _holds_tensor(node: fx.Node) -> bool:

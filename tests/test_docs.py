@@ -58,6 +58,15 @@ def test_add_a_pass() -> None:
     assert np.isclose(end.decisions[0].ratio, 2 / 6)
 
 
+def test_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "specs" / "examples"))
+    (tmp_path / "plan.json").write_bytes((ROOT / "tests" / "golden" / "plans" / "digits_refit.json").read_bytes())
+    model = run_snippet("recovery.md")["model"]
+    assert model.digit.hidden.out_features == 30
+    assert model(torch.randn(3, 1, 8, 8))["digit"].shape == (3, 10)
+
+
 def test_readme_spec_is_valid() -> None:
     (text,) = blocks(ROOT / "README.md", "yaml")
     data = yaml.safe_load(text)
