@@ -85,8 +85,8 @@ class RacingAppraiser:
 
 
 def _least(distances: Iterable[float]) -> float:
-    """The least distance of those that are one."""
-    return min((abs(each) for each in distances if math.isfinite(each)), default=math.inf)
+    """The least distance of those that are one; where a cut changes nothing at all there is none to be crossed."""
+    return min((abs(each) for each in distances if each and math.isfinite(each)), default=math.inf)
 
 
 def _moved(losses: Losses, seen: Mapping[str, Samples]) -> dict[str, float]:
