@@ -27,8 +27,8 @@ __all__ = ["Draws", "Meter", "Resampled", "Units"]
 
 KEPT = 2**30
 """Bytes of outputs and targets that are kept for one metric."""
-SINGLES = 20_000
-"""Samples whose shares are looked at one by one; of a larger split the batches are drawn."""
+SINGLES, SHARES = 20_000, 2**28
+"""Samples whose shares are looked at one by one, and bytes of these; of a larger split the batches are drawn."""
 CLOSE = 1e-4
 """How far the metric of all units put together may be from that of the split, relatively."""
 _FAILS = (RuntimeError, ValueError, TypeError, IndexError)
@@ -124,8 +124,8 @@ class _Shares:
         # a state may get its shape with the first batch; before that it is zero
         self._batches.append(after - before if after.shape == before.shape else after)
         size = _size((output, target))
-        if size is None or len(self._samples) + size > SINGLES:
-            self._single = None
+        if size is None or len(self._samples) + size > min(SINGLES, SHARES // after.nbytes):
+            self._single, self._samples = None, []
         for i in range(size or 0):
             if self._single is None:
                 break

@@ -49,9 +49,9 @@ class Place:
     def made(self, before: Program) -> Program | None:
         """What the transformer made of `before`, if it ran to its end before the run was killed."""
         tensors = self.done.load()
-        program = replace(before, module=before.copy())
-        if tensors is None or _kinds(tensors) != _kinds(program.tensors()):
+        if tensors is None or _kinds(tensors) != _kinds(before.tensors()):
             return None
+        program = replace(before, module=before.copy())
         with torch.no_grad():
             for name, tensor in program.tensors().items():
                 tensor.copy_(tensors[name])
