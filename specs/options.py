@@ -190,8 +190,8 @@ class PagcpOptions(SelectorOptions):
     )
     moves: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = Field(
         default="auto",
-        description="search: marginal: in about how many cuts the budgets are met; 0: by single steps of the grid; auto: "
-        "12 or more than there are groups",
+        description="search: marginal: in about how many cuts the budgets are met; 0: by single steps of the grid; "
+        "auto: 12, or a quarter more than there are groups",
     )
     swaps: int = Field(
         default=10, ge=0, le=10_000, description="search: marginal: how many swaps of steps to try at the end"

@@ -237,7 +237,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     "trainer of a program": (
         (MODEL + TASKS).replace("factory: face:build", "program: face.pt2")
         + "passes: [finetune: {trainer: mine:train}]\n",
-        "face.yaml:2:18  error[S112]: model.program: there is no file face.pt2 (looked up from the folder of the spec)\n"
+        "face.yaml:2:18  error[S112]: model.program: there is no file face.pt2 "
+        "(looked up from the folder of the spec)\n"
         "face.yaml:5:21  error[S110]: passes[0].finetune.trainer needs model.factory, whose model it trains\n"
         "  hint: leave out trainer, or give the model's factory and weights",
     ),
