@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from zlib import crc32
@@ -42,20 +42,14 @@ class Fitter:
     def __init__(self, options: RefitOptions, dense: Program, batches: Sequence[Batch], seed: int) -> None:
         self._options, self._dense, self._batches, self._seed = options, dense, batches, seed
         self._samples = sum(batch.size for batch in batches)
+        self._expected: list[Reader] = []
+        self._seen: Targets = {}
 
-    def targets(self, found: Sequence[Reader]) -> Iterator[tuple[Reader, Targets]]:
-        """Each reader with what it is fitted to, as many at a time as the memory holds."""
-        pending = list(found)
-        while pending:
-            used, part = 0, list[Reader]()
-            while pending and (not part or used + self._bytes(pending[0]) <= self._options.memory_mb * 2**20):
-                used += self._bytes(pending[0])
-                part.append(pending.pop(0))
-            seen = self._watched(part)
-            for reader in part:
-                yield reader, {key: seen.pop(key) for key in list(seen) if key[0] in reader.calls}
+    def expect(self, found: Sequence[Reader]) -> None:
+        """These will be fitted next, in that order."""
+        self._expected, self._seen = list(found), {}
 
-    def fit(self, program: Program, reader: Reader, targets: Targets, weights: bool) -> Changes | str:
+    def fit(self, program: Program, reader: Reader, weights: bool) -> Changes | str:
         """What the reader's tensors become, in `program` as it is now; or why nothing."""
         how, tensor = reader.how[0], program.tensors()[reader.weight]
         groups, width, outputs = how.matrix(tensor).shape
@@ -65,11 +59,24 @@ class Fitter:
             need = math.ceil(Equations.bytes(groups, width, outputs) / 2**20)
             return f"its equations need {need} MiB, memory_mb allows {self._options.memory_mb}"
         equations = Equations(groups, width if weights else 0, outputs, reader.offset is not None)
-        self._fill(equations, program, reader, targets, weights)
+        self._fill(equations, program, reader, self._targets(reader), weights)
         fit = equations.fit()
         if fit is None:
             return "what fits one half of the images does not fit the other better than what is there"
         return _changes(program, reader, fit, weights)
+
+    def _targets(self, reader: Reader) -> Targets:
+        """What it is fitted to; looked at for as many of those expected at a time as the memory holds."""
+        if (reader.calls[0], 0) not in self._seen:
+            at, used = self._expected.index(reader), 0
+            part = [reader]
+            for other in self._expected[at + 1 :]:
+                used += self._bytes(part[-1])
+                if used + self._bytes(other) > self._options.memory_mb * 2**20:
+                    break
+                part.append(other)
+            self._seen = self._watched(part)
+        return self._seen
 
     def _fill(self, equations: Equations, program: Program, reader: Reader, targets: Targets, weights: bool) -> None:
         """Add the rows of all calls and batches."""
