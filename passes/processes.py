@@ -126,7 +126,9 @@ def joined() -> Iterator[World]:
     except RuntimeError as error:  # of torch.distributed: all that it raises
         _joined = None
         told = (str(error).strip().splitlines() or [""])[0]
-        raise ProcessError.one("R901", f"the processes of this launch cannot reach each other: {told}") from error
+        message = f"the processes of this launch cannot reach each other: {told}"
+        hint = "RANK and WORLD_SIZE say that there are several; without them this is one"
+        raise ProcessError.one("R901", message, hint=hint) from error
     try:
         yield _joined.world
         _last(_joined)

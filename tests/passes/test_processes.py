@@ -195,6 +195,43 @@ def test_passes_decide_alike_whatever_the_number_of_processes(case, name):
         assert told(together(body, size)) == [alone] * size
 
 
+def test_a_race_for_one_batch_gets_one_from_every_process(case):
+    def body():
+        oracle, state = case.ctx.oracle, case.state
+        found = oracle.samples(state.program, state.channels, state.channels.all, 1)
+        first = oracle.usage.images
+        oracle.samples(state.program, state.channels, state.channels.all, 2)
+        return len(found.values["map"]), first, oracle.usage.images
+
+    assert launched(body, 1) == [(16, 16, 40)]
+    assert told(together(body)) == [(16, 40, 40)] * 2
+
+
+def test_a_loss_that_is_not_finite_is_told_of_batches_that_were_asked_for(case):
+    task = Task("map", "map", "map", loss=lambda output, target: output.mean() / (len(output) == 16))
+
+    def body():
+        oracle, state = RealOracle([task], case.ctx.data["calibration"].cached()), case.state
+        oracle.samples(state.program, state.channels, state.channels.all, 1)
+        first = oracle.unfit(state.channels.all)
+        oracle.losses(state.program, state.channels, state.channels.all)
+        return dict(first), dict(oracle.unfit(state.channels.all))
+
+    assert launched(body, 1) == [({}, {"map": 1})]
+    assert told(together(body)) == [({}, {"map": 1})] * 2
+
+
+def test_processes_that_have_met_before_stay_together():
+    def body():
+        torch.distributed.init_process_group("gloo")
+        with joined():
+            found = gather_in_order("work", range(3), lambda number: number)
+        torch.distributed.barrier()
+        return found
+
+    assert launched(body) == [[0, 1, 2]] * 2
+
+
 def test_losses_that_draw_random_numbers_draw_the_same_in_every_process(case):
     noisy = Task("map", "map", "map", loss=lambda output, target: (output - target * torch.rand(())).square().mean())
 
