@@ -118,6 +118,8 @@ def _child(tree: Any, part: Any, what: str) -> Any:
 
 def labelled(task: Task, target: Any, size: int) -> int:
     """How many samples of a batch of `size` have the task's label; a joint callable may know better."""
+    if task.joint is not None:
+        return size if not isinstance(target, TargetOf) or task.name in target.tasks else 0
     found = _label(task, target)
     if found is None:
         return 0

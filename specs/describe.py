@@ -30,7 +30,7 @@ def describe(spec: Spec, before: Costs | None = None) -> list[str]:
         samples = spec.data.calibration.samples
         searched = "all calibration samples" if samples is None else f"{samples} calibration samples"
         lines.append(f"data: {spec.data.factory}, batches of {spec.data.batch_size}; losses are measured on {searched}")
-    lines += [f"task {task.name}: {_task(task)}" for task in spec.tasks]
+    lines += [f"task {task.name}: {_task(task)}{_missing(task)}" for task in spec.tasks]
     for name, word in _COSTS.items():
         budget = getattr(spec.budgets, name)
         if budget is not None:
@@ -57,6 +57,10 @@ def _task(task: TaskSpec) -> str:
         return f"{metric} is reported, nothing is guaranteed" if metric else "nothing is guaranteed"
     sure = task.guarantee.confidence
     return f"{metric} {_guarantee(task.guarantee)}" + (f", with {sure * 100:g}% confidence" if sure else "")
+
+
+def _missing(task: TaskSpec) -> str:
+    return "" if task.missing is None else f"; no label where the target is {task.missing}"
 
 
 def _guarantee(guarantee: Guarantee) -> str:
