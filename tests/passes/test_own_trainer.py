@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 from pagcp_cli.driver import compile_spec
+from pagcp_cli.network import open_network
 from pagcp_ir.program import TensorSpec
 from pagcp_ir.trace import trace
 from passes.base import run_passes
@@ -23,10 +24,12 @@ from passes.tasks import weighted
 from passes.uniform import Uniform
 from specs.diagnostics import DataError, PassError, VerifyError
 from specs.options import FinetuneOptions, UniformOptions
-from specs.spec import load_spec
+from specs.spec import Spec, load_spec
+from tests.cli.projects import NET, project
 from tests.passes.conftest import make_net, make_state
 from tests.running import EXAMPLES
 
+TASKS = {"tasks": [{"name": "t", "loss": "mse_loss"}], "data": {"factory": "net:data"}}
 TRAINERS = """
 import torch
 from torch import nn
@@ -240,3 +243,14 @@ def train(model):
     assert told["kept"]
     pins = json.loads((tmp_path / "out" / "plan.json").read_text())["pins"]
     assert any(pin["where"] == f"digits.py:{line}" for pin in pins)
+
+
+def test_a_trainer_in_rounds_pins_too(tmp_path):
+    net = NET.replace("x.mean((2, 3))", "x.mean((2, 3)).view(-1, 8)")
+    spec = load_spec(project(tmp_path, net=net))
+    steps = [{"uniform": {"ratio": 0.5}}, {"finetune": {"trainer": "net:train"}}]
+    rounds = Spec.model_validate({**spec.resolved(), **TASKS, "passes": [{"repeat": {"times": 2, "passes": steps}}]})
+    rounds._path = spec.path
+    before, after = (open_network(each)[1] for each in (spec, rounds))
+    (pin,) = after.pins[len(before.pins) :]
+    assert (pin.where, before.free.sum(), after.free.sum()) == ("net.py:17", 8, 0)

@@ -16,11 +16,10 @@ from pagcp_ir.rewrite import materialise
 from pagcp_ir.trace import trace
 from passes.base import Context, run_passes
 from passes.data import Batch
-from passes.gate import Changed, Gate
+from passes.gate import Changed
 from passes.journal import Journal, read_journal
 from passes.oracle import RealOracle
 from passes.readers import heads, readers
-from passes.recalibrate import normalisations, recalibrated
 from passes.refit import Refit
 from passes.tasks import Task
 from passes.uniform import Uniform
@@ -224,22 +223,6 @@ def test_later_layers_are_fitted_to_repaired_inputs():
         assert difference(ctx.original, after, images) < 0.01
 
 
-def test_statistics_are_those_of_the_images(case):
-    program = case.state.program
-    batches = case.ctx.data["calibration"].cached()
-    assert list(normalisations(program)) == ["norm", "inner_norm", "outer_norm"]
-    found = recalibrated(program, "inner_norm", normalisations(program)["inner_norm"], batches)
-    net, taken = program.module, []
-    net.inner.register_forward_hook(lambda module, args, output: taken.append(output))
-    with torch.no_grad():
-        for batch in batches:
-            net(*batch.inputs)
-    values = torch.cat(taken).double().movedim(1, -1).flatten(0, -2)
-    torch.testing.assert_close(found["inner_norm.running_mean"], values.mean(0))
-    torch.testing.assert_close(found["inner_norm.running_var"], values.var(0))
-    net.inner._forward_hooks.clear()
-
-
 def test_wrong_statistics_are_put_right(case):
     program = replace(case.state.program, module=case.state.program.copy())
     with torch.no_grad():
@@ -290,49 +273,6 @@ def test_heads_are_fitted_though_they_lose_nothing(case, tmp_path):
     assert told[("map", "lstsq")]
     assert ("label", "lstsq") in told
     assert not torch.equal(after.tensors()["map.weight"], program.tensors()["map.weight"])
-
-
-class Table:
-    """An oracle of losses in the order in which they are asked for."""
-
-    def __init__(self, *losses):
-        self.losses_asked = list(losses)
-
-    def losses(self, program, channels, keep, finish=None):
-        return self.losses_asked.pop(0)
-
-
-def test_the_gate_keeps_what_harms_no_task(case, tmp_path):
-    table = Table(
-        {"label": 1.0, "map": 2.0},
-        {"label": 1.0, "map": 1.5},
-        {"label": 0.5, "map": 1.6},
-        {"label": float("nan"), "map": 0.0},
-        {"label": 0.9, "map": 1.5},
-    )
-    bias = case.state.program.tensors()["map.bias"].detach()
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        gate = Gate(case.state, replace(case.ctx, oracle=table, journal=journal))
-        assert gate.offer("map", "bias", {"map.bias": bias + 1})
-        assert not gate.offer("map", "bias", {"map.bias": bias + 2})
-        assert not gate.offer("label", "lstsq", {"label.weight": bias})
-        assert gate.program.tensors()["map.bias"] == bias + 1
-        assert gate.offer("label", "bias", {"label.bias": torch.zeros(4)})
-    assert gate.losses == {"label": 0.9, "map": 1.5}
-    assert gate.program.tensors()["map.bias"] == bias + 1
-    assert not gate.program.tensors()["label.bias"].any()
-    assert [r.get("reason") for r in read_journal(tmp_path / "journal.jsonl")] == [
-        None,
-        "the loss of 'map' rises by 6.67%, from 1.5 to 1.6",
-        "the loss of 'label' rises from 1 to nan",
-        None,
-    ]
-
-
-def test_a_change_is_named_by_what_it_does(case):
-    bias = case.state.program.tensors()["map.bias"].detach()
-    first, again, other = (Changed({"map.bias": bias + shift}) for shift in (0, 0, 1))
-    assert first.key == again.key != other.key
 
 
 def test_what_cannot_be_fitted_says_why(tmp_path):
