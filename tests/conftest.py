@@ -21,6 +21,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_import_path() -> Iterator[None]:
+    """What a module's fixtures compile leaves nothing on the import path of the next module."""
+    path = list(sys.path)
+    _forget_user_modules()
+    yield
+    _forget_user_modules()
+    sys.path[:] = path
+
+
 @pytest.fixture(autouse=True)
 def own_user_modules() -> Iterator[None]:
     """Compiles in this process import `net` and `digits` from wherever the spec of the test lies."""
