@@ -1,0 +1,109 @@
+"""The arms: how the network is cut to the budget. `version` is raised where a change of code changes what one does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.quick_quality.cases import Case
+from bench.quick_quality.peer import cut_by_peer
+from pagcp_ir.analyse import analyse
+from pagcp_ir.planning import make_plan
+from pagcp_ir.program import Program, TensorSpec
+from pagcp_ir.trace import trace
+from passes.base import Context, Pass, State, run_passes
+from passes.oracle import RealOracle
+from passes.pagcp import Pagcp
+from passes.uniform import Uniform
+from specs.options import PagcpOptions, UniformOptions
+from specs.spec import Budgets
+
+__all__ = ["ARMS", "Arm", "Cut", "started"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`kind` ours: options of pagcp, or of uniform where `uniform`; peer: measure and whole.
+
+    `wide`: cuts the layers, too, that other arms leave whole, in cases that have such layers.
+    """
+
+    about: str
+    kind: Literal["pagcp", "uniform", "peer"]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    wide: bool = False
+    version: int = 1
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What determines the arm."""
+        return {"kind": self.kind, "options": dict(self.options), "wide": self.wide, "version": self.version}
+
+
+GRID = {"start": 0.0625, "stop": 0.9375, "steps": 15}
+"""Every sixteenth: the smallest widths have 16 channels."""
+OURS = {"criterion": "task_taylor", "compensate": "mean"}
+PLAIN = {"criterion": "l1", "compensate": "none"}
+
+
+def _pagcp(about: str, wide: bool = False, version: int = 1, **options: Any) -> Arm:
+    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, wide, version)
+
+
+ARMS: Mapping[str, Arm] = {
+    "marginal": _pagcp("the default"),
+    "racing": _pagcp("the default, racing", confidence=0.999),
+    "certified": _pagcp("group by group, our criterion and compensation", search="certified"),
+    "wide": _pagcp("the default, residual widths too", wide=True),
+    "published": _pagcp("the published procedure", search="published", **PLAIN),
+    "uniform_l1": Arm("every group alike, by L1", "uniform", PLAIN),
+    "tp_l1_local": Arm("torch-pruning", "peer", {"measure": "l1", "whole": False}),
+    "tp_l1_global": Arm("torch-pruning", "peer", {"measure": "l1", "whole": True}),
+    "tp_taylor_local": Arm("torch-pruning", "peer", {"measure": "taylor", "whole": False}),
+    "tp_taylor_global": Arm("torch-pruning", "peer", {"measure": "taylor", "whole": True}),
+    "by_l1": _pagcp("the default, but criterion: l1", criterion="l1"),
+    "by_tp_taylor": _pagcp("the default, but criterion: tp_taylor", criterion="tp_taylor"),
+    "by_sum": _pagcp("the default, but combine: sum", combine="sum"),
+    "uncompensated": _pagcp("the default, but compensate: none", compensate="none"),
+    "uniform": Arm("the default, but every group alike", "uniform", OURS),
+    "no_swaps": _pagcp("the default, but swaps: 0", swaps=0),
+}
+PEERS = ("published", "uniform_l1", "tp_l1_local", "tp_l1_global", "tp_taylor_local", "tp_taylor_global")
+"""What the default is held against."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut network, and what finding it cost: processor seconds, evaluations."""
+
+    program: Program
+    seconds: float
+    evaluations: int
+    losses: Mapping[str, float]
+
+
+def cut(arm: Arm, case: Case, seed: int) -> Cut:
+    """The case's network, cut by the arm with the seed's calibration images."""
+    batches = case.calibrating(seed).cached()
+    began = time.process_time()
+    if arm.kind == "peer":
+        program = trace(cut_by_peer(case, batches=batches, **arm.options), [TensorSpec(case.shape)])
+        return Cut(program, time.process_time() - began, 0, {})
+    oracle = RealOracle(case.tasks, batches)
+    ctx = Context(Budgets.model_validate({"macs": f"{case.macs:.1%}"}), seed=seed, oracle=oracle, tasks=case.tasks)
+    step: Pass = Pagcp(PagcpOptions.model_validate(arm.options)) if arm.kind == "pagcp" else _uniform(arm)
+    end = run_passes((step,), started(case.program(), () if arm.wide else case.protect), ctx)
+    factors = end.searches[0].factors if end.searches else {}
+    return Cut(end.program, time.process_time() - began, oracle.usage.evaluations, factors)
+
+
+def _uniform(arm: Arm) -> Uniform:
+    return Uniform(UniformOptions.model_validate(arm.options))
+
+
+def started(program: Program, protect: tuple[str, ...] = ()) -> State:
+    """The program, uncut."""
+    channels = analyse(program, protect)
+    return State(program, channels, make_plan(program, channels, channels.all))
