@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,9 @@ def differences(reference: Path, found: Path) -> list[str]:
         for name in ("plan.json", "model.py", "model.safetensors", "spec.lock.yaml")
         if (reference / name).read_bytes() != (found / name).read_bytes()
     ]
-    if records(reference) != records(found):
-        told.append("journal.jsonl")
+    for number, (old, new) in enumerate(zip_longest(records(reference), records(found))):
+        if old != new:
+            return [*told, f"journal.jsonl at record {number}: {new} in place of {old}"]
     return told
 
 
