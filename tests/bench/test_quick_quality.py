@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bench.mtfl.mtfl import CLASSES, FaceNet, augmented, flipped
 from bench.quick_quality import mtfl as faces
 from bench.quick_quality.arms import ARMS, PEERS, cut
 from bench.quick_quality.cases import Case, accuracy, classified, split, taken
 from bench.quick_quality.cells import cell, dense
-from bench.quick_quality.faces import CLASSES, FaceNet, flipped
 from bench.quick_quality.peer import cut_by_peer, macs
 from bench.quick_quality.summary import beaten, summed, table
 from bench.quick_quality.training import Recipe, trained
@@ -103,7 +103,7 @@ def test_shifted_faces_keep_their_landmarks() -> None:
             "landmarks": torch.tensor([0.75, 0.25] * 5).repeat(4, 1),
             **{n: torch.ones(4).long() for n in CLASSES},
         }
-        seen, told = faces.augmented(images, target)
+        seen, told = augmented(images, target)
         for i in range(2, 4):  # the first two are in the mirror
             x, y = (told["landmarks"][i, :2] * 48).round().long().tolist()
             assert seen[i, 0, y, x] == 1.0
