@@ -5,6 +5,8 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.pagcp-installed
 ZOO_VENV ?= .venv-zoo
 ZOO_STAMP = $(ZOO_VENV)/.pagcp-zoo-installed
+YOLOV5_VENV ?= .venv-yolov5
+YOLOV5_STAMP = $(YOLOV5_VENV)/.pagcp-yolov5-installed
 PACKAGES = specs pagcp_ir passes pagcp_cli
 DEMO_OUT ?= out/digits
 GRAPHS ?= 2000
@@ -12,7 +14,7 @@ SEED   ?= 0
 KILLS  ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz faults lint bench zoo replay docs clean
+.PHONY: help install demo test fuzz faults lint bench zoo yolov5 replay docs clean
 
 help:
 	@echo "make demo    compile the digits example into $(DEMO_OUT)"
@@ -22,6 +24,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   regenerate every figure that README and docs show"
 	@echo "make zoo     cut some 250 public networks, prove it, and compare with torch-pruning: docs/coverage.md"
+	@echo "make yolov5  cut a detector by the published procedure and by our default: docs/detector.md"
 	@echo "make replay  recompile the example specs and compare plan.json bytes"
 	@echo "make docs    regenerate the generated pages and files"
 
@@ -66,6 +69,16 @@ $(ZOO_STAMP): bench/zoo/requirements.txt
 # Its libraries live in an environment of their own; ARGS='--only timm --jobs 4' measures a part.
 zoo: $(ZOO_STAMP)
 	$(ZOO_VENV)/bin/python -m bench.zoo $(ARGS)
+
+$(YOLOV5_STAMP): bench/yolov5/requirements.txt pyproject.toml constraints.txt
+	test -x $(YOLOV5_VENV)/bin/python || $(PYTHON) -m venv $(YOLOV5_VENV)
+	$(YOLOV5_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(YOLOV5_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/yolov5/requirements.txt
+	touch $@
+
+# One thread: its figures are those of one.
+yolov5: $(YOLOV5_STAMP)
+	OMP_NUM_THREADS=1 $(YOLOV5_VENV)/bin/python -m bench.yolov5 $(ARGS)
 
 replay: $(STAMP)
 	$(BIN)/python -m bench.replay
