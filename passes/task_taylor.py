@@ -24,10 +24,12 @@ from passes.processes import gather_in_order
 from passes.ratios import Scores
 from passes.seeding import borrowed_rng, reseed
 from passes.tasks import Task, batch_losses
+from specs.diagnostics import PassError
 from specs.options import Combine
 
 __all__ = ["Effects", "combined", "effects", "shared_means"]
 
+_WITHOUT = "`criterion: l1` needs none"
 Effects = Mapping[str, NDArray[np.float64]]
 """By task: s_t of every unit of the graph; NaN where no call reads the unit."""
 
@@ -48,7 +50,10 @@ def combined(found: Effects, group: Group, combine: Combine) -> Scores | None:
 
 
 def effects(program: Program, channels: ChannelGraph, tasks: Sequence[Task], batches: Sequence[Batch]) -> Effects:
-    """s_t of every unit: one pass for the means, then one forward pass, and a backward pass a task, for all units."""
+    """s_t of every unit: one pass for the means, then one forward pass, and a backward pass a task, for all units.
+
+    PassError P405 where no loss depends on the weights by operations that have a gradient.
+    """
     found = reads(program, channels)
     average = shared_means(program, found, batches)
     module = copy_with(program.module, {id(p): nn.Parameter(p.detach(), False) for p in program.module.parameters()})
@@ -64,6 +69,8 @@ def effects(program: Program, channels: ChannelGraph, tasks: Sequence[Task], bat
             for name, (squares, count) in batch.items():
                 totals[name] += squares
                 samples[name] += count
+    if not any(samples.values()):
+        raise PassError.one("P405", "task_taylor needs gradients, and no task's loss has one", hint=_WITHOUT)
     unread = np.ones(channels.n_units, dtype=np.bool_)
     for read in found:
         unread[read.units] = False
@@ -94,13 +101,16 @@ def _effects_of(
         count = loss.of(batch.size)
         moved = loss.value.requires_grad
         squares = _squares(loss.value * count, seen, average, batch.size, n_units) if moved else nothing
-        made[name] = squares, count
+        made[name] = squares, count if moved else 0
     return made
 
 
 def _squares(loss: Tensor, seen: Mapping[Read, Tensor], average: Means, samples: int, n_units: int) -> Tensor:
     """The squared effect of every unit, summed over the samples of a batch: float64 [n_units]."""
-    gradients = torch.autograd.grad(loss, list(seen.values()), retain_graph=True, allow_unused=True)
+    try:
+        gradients = torch.autograd.grad(loss, list(seen.values()), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:  # an operation without a backward, or one that wrote over what another needs
+        raise PassError.one("P405", f"task_taylor needs gradients: {error}", hint=_WITHOUT) from error
     effect = torch.zeros(samples, n_units, dtype=torch.float64)
     for (read, value), gradient in zip(seen.items(), gradients, strict=True):
         if gradient is not None:

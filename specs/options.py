@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_serializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from specs.diagnostics import nearest
 from specs.model import NOT_YET, List, Model, PassOptions, Problem, later, relocated
@@ -54,6 +62,7 @@ MEASURED_CRITERIA: frozenset[str] = frozenset({"task_taylor", "tp_taylor", "tp_h
 _LATER_CRITERIA = ("trace_ratio",)
 _Criterion = Annotated[Criterion, later(*_LATER_CRITERIA, use="l1")]
 _CRITERION = "how a unit's importance is measured; the least important go first"
+_COMPENSATE = "what readers of removed channels get in their place: nothing, or their calibration mean"
 _COMBINE = "task_taylor: what a unit is worth to several tasks is the largest of its shares in them, or their sum"
 
 
@@ -75,10 +84,7 @@ class SelectorOptions(PassOptions):
     scopes: dict[str, ScopeOptions] = Field(
         default_factory=dict, description="limits for the groups whose name matches a glob"
     )
-    compensate: Literal["none", "mean"] = Field(
-        default="none",
-        description="what readers of removed channels get in their place: nothing, or their calibration mean",
-    )
+    compensate: Literal["none", "mean"] = Field(default="none", description=_COMPENSATE)
 
     @classmethod
     def needs_tasks(cls, given: Mapping[str, Any]) -> bool:
@@ -167,8 +173,11 @@ class PagcpOptions(SelectorOptions):
     top: float = Field(
         default=1.0, gt=0, le=1, description="P: share of the groups to cut, those that cost the least loss per MAC"
     )
-    criterion: _Criterion = Field(default="l1", description=_CRITERION)
+    criterion: _Criterion = Field(default="task_taylor", description=f"{_CRITERION}; search: published starts from l1")
     combine: Combine = Field(default="max", description=_COMBINE)
+    compensate: Literal["none", "mean"] = Field(
+        default="mean", description=f"{_COMPENSATE}; search: published starts from none"
+    )
     grid: Annotated[
         List[Annotated[float, Field(gt=0, lt=1)]],
         AfterValidator(_ascending),
@@ -214,6 +223,14 @@ class PagcpOptions(SelectorOptions):
     stop: Literal["budget", "tolerance"] = Field(
         default="budget", description="budget: stop once the budgets are met; tolerance: go on as far as tasks tolerate"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, given: Any) -> Any:
+        """The published procedure is that of the paper in what it leaves out, too."""
+        if isinstance(given, Mapping) and given.get("search") == "published":
+            return {"criterion": "l1", "compensate": "none", **given}
+        return given
 
     @property
     def deepest(self) -> float:

@@ -53,7 +53,8 @@ class Setting:
         """The pass's options."""
         grid = [round(0.95 * step / self.steps, 4) for step in range(1, self.steps + 1)]
         given = {"tolerance": self.tolerance, "total": self.total, "grid": grid, "cache_mb": self.cache_mb}
-        return PagcpOptions.model_validate({**given, "stop": "tolerance", **more})
+        published = {"criterion": "l1", "compensate": "none"}
+        return PagcpOptions.model_validate({**given, **published, "stop": "tolerance", **more})
 
 
 def warm_up() -> None:

@@ -16,8 +16,9 @@ from pagcp_ir.trace import trace
 from passes.base import Context, Pass, State, run_passes
 from passes.oracle import RealOracle
 from passes.pagcp import Pagcp
+from passes.refit import Refit
 from passes.uniform import Uniform
-from specs.options import PagcpOptions, UniformOptions
+from specs.options import PagcpOptions, RefitOptions, UniformOptions
 from specs.spec import Budgets
 
 __all__ = ["ARMS", "Arm", "Cut", "started"]
@@ -25,7 +26,7 @@ __all__ = ["ARMS", "Arm", "Cut", "started"]
 
 @dataclass(frozen=True)
 class Arm:
-    """`kind` ours: options of pagcp, or of uniform where `uniform`; peer: measure and whole.
+    """`kind`: of whose options. `refit`: what was cut is repaired by that pass, with the same calibration images.
 
     `wide`: cuts the layers, too, that other arms leave whole, in cases that have such layers.
     """
@@ -34,12 +35,14 @@ class Arm:
     kind: Literal["pagcp", "uniform", "peer"]
     options: Mapping[str, Any] = field(default_factory=dict)
     wide: bool = False
+    refit: bool = False
     version: int = 1
 
     @property
     def told(self) -> dict[str, Any]:
         """What determines the arm."""
-        return {"kind": self.kind, "options": dict(self.options), "wide": self.wide, "version": self.version}
+        told = {"kind": self.kind, "options": dict(self.options), "wide": self.wide, "version": self.version}
+        return {**told, "refit": True} if self.refit else told
 
 
 GRID = {"start": 0.0625, "stop": 0.9375, "steps": 15}
@@ -48,27 +51,29 @@ OURS = {"criterion": "task_taylor", "compensate": "mean"}
 PLAIN = {"criterion": "l1", "compensate": "none"}
 
 
-def _pagcp(about: str, wide: bool = False, version: int = 1, **options: Any) -> Arm:
-    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, wide, version)
+def _pagcp(about: str, wide: bool = False, refit: bool = True, **options: Any) -> Arm:
+    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, wide, refit)
 
 
 ARMS: Mapping[str, Arm] = {
-    "marginal": _pagcp("the default"),
+    "marginal": _pagcp("the default: pagcp, then refit"),
     "racing": _pagcp("the default, racing", confidence=0.999),
-    "certified": _pagcp("group by group, our criterion and compensation", search="certified"),
+    "certified": _pagcp("the default, but search: certified", search="certified"),
     "wide": _pagcp("the default, residual widths too", wide=True),
-    "published": _pagcp("the published procedure", search="published", **PLAIN),
+    "published": _pagcp("the published procedure", refit=False, search="published", **PLAIN),
     "uniform_l1": Arm("every group alike, by L1", "uniform", PLAIN),
     "tp_l1_local": Arm("torch-pruning", "peer", {"measure": "l1", "whole": False}),
     "tp_l1_global": Arm("torch-pruning", "peer", {"measure": "l1", "whole": True}),
     "tp_taylor_local": Arm("torch-pruning", "peer", {"measure": "taylor", "whole": False}),
     "tp_taylor_global": Arm("torch-pruning", "peer", {"measure": "taylor", "whole": True}),
+    "no_refit": _pagcp("the default, without refit", refit=False),
+    "no_compensation": _pagcp("the default, but compensate: none", compensate="none"),
     "by_l1": _pagcp("the default, but criterion: l1", criterion="l1"),
-    "by_tp_taylor": _pagcp("the default, but criterion: tp_taylor", criterion="tp_taylor"),
     "by_sum": _pagcp("the default, but combine: sum", combine="sum"),
-    "uncompensated": _pagcp("the default, but compensate: none", compensate="none"),
-    "uniform": Arm("the default, but every group alike", "uniform", OURS),
     "no_swaps": _pagcp("the default, but swaps: 0", swaps=0),
+    "uniform": Arm("the default, but every group alike", "uniform", OURS, refit=True),
+    "published_refit": _pagcp("the published procedure, then refit", search="published", **PLAIN),
+    "uniform_l1_refit": Arm("every group alike, by L1, then refit", "uniform", PLAIN, refit=True),
 }
 PEERS = ("published", "uniform_l1", "tp_l1_local", "tp_l1_global", "tp_taylor_local", "tp_taylor_global")
 """What the default is held against."""
@@ -94,7 +99,8 @@ def cut(arm: Arm, case: Case, seed: int) -> Cut:
     oracle = RealOracle(case.tasks, batches)
     ctx = Context(Budgets.model_validate({"macs": f"{case.macs:.1%}"}), seed=seed, oracle=oracle, tasks=case.tasks)
     step: Pass = Pagcp(PagcpOptions.model_validate(arm.options)) if arm.kind == "pagcp" else _uniform(arm)
-    end = run_passes((step,), started(case.program(), () if arm.wide else case.protect), ctx)
+    steps = (step, Refit(RefitOptions())) if arm.refit else (step,)
+    end = run_passes(steps, started(case.program(), () if arm.wide else case.protect), ctx)
     factors = end.searches[0].factors if end.searches else {}
     return Cut(end.program, time.process_time() - began, oracle.usage.evaluations, factors)
 

@@ -65,10 +65,10 @@ def test_the_oracle_measures_what_is_emitted(case, tmp_path, step):
 
 
 def test_the_search_decides_on_compensated_losses(case):
-    space = NetworkSpace(case.state, case.ctx, PagcpOptions(**MEAN))
-    plain = NetworkSpace(case.state, case.ctx, PagcpOptions())
+    space = NetworkSpace(case.state, case.ctx, PagcpOptions(**MEAN, criterion="l1"))
+    plain = NetworkSpace(case.state, case.ctx, PagcpOptions(compensate="none", criterion="l1"))
     keep = half(case)
-    finish = compensator(PagcpOptions(**MEAN), case.state, case.ctx)
+    finish = compensator(PagcpOptions(**MEAN, criterion="l1"), case.state, case.ctx)
     cut = materialise(case.state.program, case.state.channels, keep)
     assert space.losses(keep) == pytest.approx(plain_losses(case, finish(cut, keep)), rel=1e-6)
     assert space.losses(keep) != plain.losses(keep)

@@ -19,6 +19,8 @@ from specs.diagnostics import DataError, PassError
 from specs.options import PagcpOptions, UniformOptions
 from specs.spec import Budgets
 
+PLAIN = {"criterion": "l1", "compensate": "none"}
+
 
 def budgets(**given):
     return Budgets.model_validate(given)
@@ -100,7 +102,7 @@ def test_pagcp_is_the_search_of_its_pseudo_code(case):
 
 def test_pagcp_scores_the_network_as_it_is_cut(case):
     """Cutting `stem` takes input channels of `inner` away, which its filters' norms must feel."""
-    space = NetworkSpace(case.state, case.ctx, PagcpOptions())
+    space = NetworkSpace(case.state, case.ctx, PagcpOptions(criterion="l1"))
     first = space.cut(space.start, "stem", 0.5).keep
     weight = np.abs(case.state.program.tensors()["inner.weight"].detach().double().numpy())
     kept = first[case.state.channels.group("stem").units]
@@ -124,7 +126,7 @@ def test_pagcp_stops_at_the_budgets(case):
 def test_every_search_meets_the_budgets_by_itself(case, search):
     """Without a total: the last two find it, the first needs none. What they report is what is left."""
     ctx = replace(case.ctx, budgets=budgets(macs="60%"))
-    after = pagcp(case, ctx, search=search, grid=tuple(k / 12 for k in range(1, 12)))
+    after = pagcp(case, ctx, search=search, grid=tuple(k / 12 for k in range(1, 12)), **PLAIN)
     assert after.plan.after.macs <= ctx.budgets.limits(after.plan.before)["macs"]
     (record,) = after.searches
     state, oracle = case.state, case.ctx.oracle
@@ -149,7 +151,7 @@ def test_marginal_cuts_a_group_of_a_task_that_tolerates_more(case):
     """Given much room, the map's own layers go first; given little, they stay."""
     ctx = replace(case.ctx, budgets=budgets(macs="70%"))
     rises = [
-        pagcp(case, ctx, search="marginal", tolerances={"map": tolerance}).searches[0].factors["map"]
+        pagcp(case, ctx, search="marginal", tolerances={"map": tolerance}, **PLAIN).searches[0].factors["map"]
         for tolerance in (1.0, 0.001)
     ]
     assert rises[1] < rises[0]

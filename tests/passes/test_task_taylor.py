@@ -21,6 +21,7 @@ from passes.pagcp import Pagcp
 from passes.task_taylor import combined, effects
 from passes.tasks import Task
 from passes.uniform import Uniform
+from specs.diagnostics import PassError
 from specs.options import PagcpOptions, UniformOptions
 from specs.spec import Budgets
 from tests.ir.nets.check import recipes
@@ -246,3 +247,26 @@ def test_on_random_networks_it_is_the_derivative_towards_the_means(recipe):
         (derivative,) = torch.autograd.grad(loss, step, allow_unused=True)
         expected = 0.0 if derivative is None else float(derivative) ** 2
         np.testing.assert_allclose(got[unit], expected, rtol=1e-3, atol=1e-8)
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.round()
+
+
+def test_losses_without_a_gradient_are_refused(case):
+    """`criterion: l1` needs none; else all units would be worth the same, and any of them would go."""
+    losses = {
+        "no task's loss has one": lambda output, target: output.argmax(1).double().mean(),
+        "must implement either the backward": lambda output, target: _Rounded.apply(output).mean(),
+    }
+    program, channels = case.state.program, case.state.channels
+    for words, loss in losses.items():
+        tasks = (Task("label", "label", "label", loss),)
+        with pytest.raises(PassError, match=words) as caught:
+            case.ctx.oracle.once(
+                words, program, lambda _, batches, given=tasks: effects(program, channels, given, batches)
+            )
+        assert caught.value.diagnostics[0].code == "P405"
+        assert "`criterion: l1`" in caught.value.diagnostics[0].hint

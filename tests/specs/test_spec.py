@@ -254,3 +254,13 @@ def test_specs_can_be_made_in_python() -> None:
 def test_what_stands_for_a_missing_label(read: Read, written: str, expected: object) -> None:
     spec = read(MODEL + TASKS.replace("loss:", f"missing: {written}, loss:") + PASSES)
     assert spec.tasks[0].missing == expected
+
+
+def test_pagcp_is_the_papers_in_what_search_published_leaves_out():
+    def chosen(**given):
+        options = PagcpOptions.model_validate(given)
+        return options.criterion, options.compensate
+
+    assert chosen() == chosen(search="certified") == ("task_taylor", "mean")
+    assert chosen(search="published") == ("l1", "none")
+    assert chosen(search="published", criterion="l2", compensate="mean") == ("l2", "mean")
