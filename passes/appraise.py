@@ -39,7 +39,7 @@ class RacingAppraiser:
         """See Appraiser. The losses are `origin` and the mean of the paired differences."""
 
         def settle(seen: Mapping[str, Samples], batches: int) -> Appraisal | None:
-            if batches == self.space.batches:
+            if batches == self.space.batches or saved <= 0:  # what saves nothing has no price to race for
                 was, now = self.space.losses(before), self.space.losses(after)
                 return Appraisal({task: origin[task] + now[task] - was[task] for task in origin})
             added = self._added(seen, yardstick)

@@ -140,6 +140,22 @@ class NetworkSpace:
         """MACs of one sample."""
         return costs(self._state.channels, keep).macs
 
+    def saved(self, before: Keep, after: Keep) -> float:
+        """Of every budget that is not met at `before`; of all where none is, or of MACs where there is none."""
+        old, new = costs(self._state.channels, before), costs(self._state.channels, after)
+        unmet = [name for name in self._worth if getattr(old, name) > self._limits.get(name, math.inf)]
+        fewer = {name: getattr(old, name) - getattr(new, name) for name in unmet or self._worth}
+        return math.fsum(self._worth[name] * number for name, number in fewer.items())
+
+    @cached_property
+    def _worth(self) -> Mapping[str, float]:
+        """By what is to be saved: MACs that one of it counts as, so that all that one budget asks for is `to_save`."""
+        before = costs(self._state.channels, self.start)
+        shares = {name: 1 - limit / getattr(before, name) for name, limit in self._limits.items()}
+        asked = {name: share for name, share in shares.items() if share > 0} or {"macs": 1.0}
+        most = max(asked.values())
+        return {name: most / share * (before.macs / getattr(before, name)) for name, share in asked.items()}
+
     @cached_property
     def to_save(self) -> float:
         """The share of the start's MACs that the tightest budget asks to save of what it limits."""

@@ -64,6 +64,9 @@ class Space(Protocol):
     def cost(self, keep: Keep) -> float:
         """What cutting is meant to save, under `keep`: MACs of one sample."""
 
+    def saved(self, before: Keep, after: Keep) -> float:
+        """What going from `before` to `after` saves of what the budgets still ask for at `before`, counted in MACs."""
+
     @property
     def to_save(self) -> float:
         """About how much cost is to be saved from the start on: what the budgets ask for, or half of all there is."""

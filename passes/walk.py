@@ -164,7 +164,7 @@ class Walk:
             after = self.space.cut(keep, group, ratio).keep
             if bool((after == keep).all()):
                 continue
-            move = Move(group, ratio, keep, after, self.space.cost(keep) - self.space.cost(after))
+            move = Move(group, ratio, keep, after, self.space.saved(keep, after))
             if group in self.careful or move.saved >= self.stride or self._wide(move):
                 break
         return None if move is None else self.sized(move)
@@ -178,7 +178,7 @@ class Walk:
         after, ratio = move.after, move.ratio
         if self.options.stop == "budget" and self.space.met(after):
             ratio, after = _finest(self.space, move)
-        return replace(move, ratio=ratio, after=after, saved=self.space.cost(move.before) - self.space.cost(after))
+        return replace(move, ratio=ratio, after=after, saved=self.space.saved(move.before, after))
 
     def push(self, group: str, price: float, saved: float = 0.0) -> None:
         """Queue the group's next move at that price; among equal prices what saves most goes first."""

@@ -47,6 +47,9 @@ class Table:
     def cost(self, keep):
         return sum(self.unit_macs[g] * (WIDTH - gone) for g, gone in zip(self.groups, self.removed(keep), strict=True))
 
+    def saved(self, before, after):
+        return self.cost(before) - self.cost(after)
+
     def met(self, keep):
         return self.cost(keep) <= self.limit
 
