@@ -22,6 +22,9 @@ from specs.options import RefitOptions
 
 __all__ = ["Fitter", "Sample"]
 
+ENOUGH = 5
+"""Samples per input of a layer, at least. What fewer tell may predict well, but training from there ends worse."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -58,8 +61,12 @@ class Fitter:
         if weights and Equations.bytes(groups, width, outputs) > self._options.memory_mb * 2**20:
             need = math.ceil(Equations.bytes(groups, width, outputs) / 2**20)
             return f"its equations need {need} MiB, memory_mb allows {self._options.memory_mb}"
+        targets = self._targets(reader)
+        rows = sum(len(targets[call, number].rows) for call in reader.calls for number in range(len(self._batches)))
+        if weights and rows < ENOUGH * width:
+            return f"{rows} samples do not tell the weights of {width} inputs, {ENOUGH * width} do"
         equations = Equations(groups, width if weights else 0, outputs, reader.offset is not None)
-        self._fill(equations, program, reader, self._targets(reader), weights)
+        self._fill(equations, program, reader, targets, weights)
         fit = equations.fit()
         if fit is None:
             return "what fits one half of the images does not fit the other better than what is there"

@@ -112,7 +112,7 @@ NETS = {
 }
 
 
-def halved(net, size=9, count=64):
+def halved(net, size=9, count=96):
     """The state with the second half of `made` cut, and a context with one task that tells every difference."""
     torch.manual_seed(1)
     net = net.eval()
@@ -186,12 +186,24 @@ def test_grouped_convolutions_are_fitted_group_by_group():
     assert difference(ctx.original, refit(**LSTSQ).run(state, ctx).program, images) < 0.01
 
 
-@pytest.mark.parametrize("positions", [100, 500])
+@pytest.mark.parametrize("positions", [200, 500])
 def test_a_sample_of_the_positions_is_enough(positions):
     torch.manual_seed(0)
     state, ctx, images = halved(NETS["conv"]())
     fitted = refit(positions=positions, **LSTSQ).run(state, ctx).program
     assert difference(ctx.original, fitted, images) < 0.02
+
+
+def test_a_layer_of_few_samples_keeps_its_weights():
+    """60 images are 60 samples of a linear layer of 16 inputs, which 80 would tell."""
+    torch.manual_seed(0)
+    state, ctx, _ = halved(NETS["flattened map"](), count=60)
+    told = []
+    after = refit(**LSTSQ).run(state, replace(ctx, progress=lambda kind, row: told.append(row))).program
+    assert [(row["what"], row["kept"]) for row in told] == [("lstsq", False), ("bias", True)]
+    assert told[0]["reason"] == "60 samples do not tell the weights of 16 inputs, 80 do"
+    before = state.program.tensors()["readers.0.weight"]
+    assert torch.equal(after.tensors()["readers.0.weight"], before)
 
 
 def test_constant_channels_are_made_up_for_by_offsets_alone():
