@@ -42,7 +42,7 @@ class Arm:
     def told(self) -> dict[str, Any]:
         """What determines the arm."""
         told = {"kind": self.kind, "options": dict(self.options), "wide": self.wide, "version": self.version}
-        return {**told, "refit": True} if self.refit else told
+        return {**told, "refit": 2} if self.refit else told
 
 
 GRID = {"start": 0.0625, "stop": 0.9375, "steps": 15}
