@@ -75,7 +75,7 @@ def _names(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
 
 
 def _compared(case: Case, names: list[str], seeds: list[int]) -> dict[str, Any]:
-    chosen: dict[str, Arm] = {name: ARMS[name] for name in names if case.protect or not ARMS[name].wide}
+    chosen: dict[str, Arm] = {name: ARMS[name] for name in names}
     whole = dense(case)
     # seed by seed, so that a run that is stopped has whole seeds
     cells = [{name: cell(case, name, arm, seed) for name, arm in chosen.items()} for seed in seeds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from bench.quick_quality.cases import Case
@@ -26,23 +26,18 @@ __all__ = ["ARMS", "Arm", "Cut", "started"]
 
 @dataclass(frozen=True)
 class Arm:
-    """`kind`: of whose options. `refit`: what was cut is repaired by that pass, with the same calibration images.
-
-    `wide`: cuts the layers, too, that other arms leave whole, in cases that have such layers.
-    """
+    """`kind`: of whose options. `refit`: what was cut is repaired by that pass, with the same calibration images."""
 
     about: str
     kind: Literal["pagcp", "uniform", "peer"]
     options: Mapping[str, Any] = field(default_factory=dict)
-    wide: bool = False
     refit: bool = False
     version: int = 1
 
     @property
     def told(self) -> dict[str, Any]:
         """What determines the arm."""
-        told = {"kind": self.kind, "options": dict(self.options), "wide": self.wide, "version": self.version}
-        return {**told, "refit": 2} if self.refit else told
+        return asdict(self) | {"about": None}
 
 
 GRID = {"start": 0.0625, "stop": 0.9375, "steps": 15}
@@ -51,15 +46,14 @@ OURS = {"criterion": "task_taylor", "compensate": "mean"}
 PLAIN = {"criterion": "l1", "compensate": "none"}
 
 
-def _pagcp(about: str, wide: bool = False, refit: bool = True, **options: Any) -> Arm:
-    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, wide, refit)
+def _pagcp(about: str, refit: bool = True, **options: Any) -> Arm:
+    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, refit)
 
 
 ARMS: Mapping[str, Arm] = {
     "marginal": _pagcp("the default: pagcp, then refit"),
     "racing": _pagcp("the default, racing", confidence=0.999),
     "certified": _pagcp("the default, but search: certified", search="certified"),
-    "wide": _pagcp("the default, residual widths too", wide=True),
     "published": _pagcp("the published procedure", refit=False, search="published", **PLAIN),
     "uniform_l1": Arm("every group alike, by L1", "uniform", PLAIN),
     "tp_l1_local": Arm("torch-pruning", "peer", {"measure": "l1", "whole": False}),
@@ -69,11 +63,8 @@ ARMS: Mapping[str, Arm] = {
     "no_refit": _pagcp("the default, without refit", refit=False),
     "no_compensation": _pagcp("the default, but compensate: none", compensate="none"),
     "by_l1": _pagcp("the default, but criterion: l1", criterion="l1"),
-    "by_sum": _pagcp("the default, but combine: sum", combine="sum"),
     "no_swaps": _pagcp("the default, but swaps: 0", swaps=0),
     "uniform": Arm("the default, but every group alike", "uniform", OURS, refit=True),
-    "published_refit": _pagcp("the published procedure, then refit", search="published", **PLAIN),
-    "uniform_l1_refit": Arm("every group alike, by L1, then refit", "uniform", PLAIN, refit=True),
 }
 PEERS = ("published", "uniform_l1", "tp_l1_local", "tp_l1_global", "tp_taylor_local", "tp_taylor_global")
 """What the default is held against."""
@@ -100,7 +91,7 @@ def cut(arm: Arm, case: Case, seed: int) -> Cut:
     ctx = Context(Budgets.model_validate({"macs": f"{case.macs:.1%}"}), seed=seed, oracle=oracle, tasks=case.tasks)
     step: Pass = Pagcp(PagcpOptions.model_validate(arm.options)) if arm.kind == "pagcp" else _uniform(arm)
     steps = (step, Refit(RefitOptions())) if arm.refit else (step,)
-    end = run_passes(steps, started(case.program(), () if arm.wide else case.protect), ctx)
+    end = run_passes(steps, started(case.program(), case.protect), ctx)
     factors = end.searches[0].factors if end.searches else {}
     return Cut(end.program, time.process_time() - began, oracle.usage.evaluations, factors)
 

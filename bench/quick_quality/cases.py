@@ -26,7 +26,7 @@ class Case:
     """`key`: of its weights. `train`: all that it was trained on; calibration draws come from `pool`.
 
     `macs`: the share that is kept at most. `tuned`: so many training images are drawn to fine-tune on.
-    `outputs`, `protect`: globs of the last layers, and of others that only arms that are `wide` cut.
+    `outputs`, `protect`: globs of the last layers, and of others that no arm cuts.
     """
 
     name: str
