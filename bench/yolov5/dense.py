@@ -63,7 +63,8 @@ def dense(recipe: Recipe) -> tuple[Path, str]:
             _train_head(model, recipe)
             head = path.with_suffix(".head.safetensors")
             _save(head, model.state_dict())
-            _save(path, {**model.state_dict(), **_finetuned(head, recipe)})
+            tuned = _finetuned(head, recipe)  # which also holds the constants of its forward
+            _save(path, {name: tuned.get(name, tensor) for name, tensor in model.state_dict().items()})
             head.unlink()
     return path, found
 
