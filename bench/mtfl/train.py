@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bench.mtfl.mtfl import FaceNet, augmented, parts
-from bench.quick_quality.mtfl import RECIPE
+from bench.quick_quality.training import Recipe
 from bench.worked import Worked
 
 __all__ = ["EXAMPLE"]
@@ -18,7 +18,7 @@ EXAMPLE = Worked(
     build=FaceNet,
     part=lambda folder: parts(folder)["train"],
     augment=augmented,
-    recipe=RECIPE,
+    recipe=Recipe(epochs=40, lr=4e-3),
 )
 
 if __name__ == "__main__":
