@@ -6,24 +6,18 @@ Exit codes (DESIGN section 5): 0 met; 1 expected failure, nothing written; 2 bad
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import shutil
 import signal
 import sys
-import tempfile
-import textwrap
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from specs.diagnostics import PagcpError, SpecError
+from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, speaks, told, wrapped
 
 __all__ = ["app", "main"]
 
@@ -36,13 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="the YAML spec", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override a key of the spec, as in budgets.macs=50%"),
-]
-Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 
 
 def _version(asked: bool) -> None:
@@ -71,7 +58,7 @@ def compile_command(
 ) -> None:
     """Prune the network of SPEC, prove it, write it to OUT."""
     target = out or Path("out") / spec.stem
-    with _told(as_json, lambda: _going_on(target)):
+    with told(as_json, lambda: _going_on(target)):
         from specs.spec import load_spec
 
         read = load_spec(spec, overrides or ())
@@ -79,13 +66,13 @@ def compile_command(
         from pagcp_cli.live import live_progress
         from pagcp_cli.render import compile_report
 
-        if _speaks():
+        if speaks():
             check_target(target, force, resume)  # before torch is imported and anything is computed
         from pagcp_cli.driver import compile_spec
 
-        with live_progress() if _speaks() else nullcontext() as progress:
+        with live_progress() if speaks() else nullcontext() as progress:
             result = compile_spec(read, target, force=force, resume=resume, progress=progress)
-        _result(result.to_dict() if as_json else compile_report(result))
+        show(result.to_dict() if as_json else compile_report(result))
         code = result.exit_code
     raise typer.Exit(code)
 
@@ -93,14 +80,14 @@ def compile_command(
 @app.command()
 def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Check SPEC and say in words what it asks for."""
-    with _told(as_json):
+    with told(as_json):
         from specs.describe import describe
         from specs.spec import load_spec
 
         read = load_spec(spec, overrides or ())
         words = describe(read)
-        lines = [f"{spec} is valid", *(_wrapped(line) for line in words)]
-        _result({"ok": True, "understood": words} if as_json else "\n".join(lines))
+        lines = [f"{spec} is valid", *(wrapped(line) for line in words)]
+        show({"ok": True, "understood": words} if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -112,10 +99,7 @@ def inspect(
         ),
     ],
     overrides: Overrides = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="SHAPE", help="of module:callable, for each input: 1x3x224x224, or 1x16:int64"),
-    ] = None,
+    inputs: Inputs = None,
     graph: Annotated[
         Literal["dot", "text"] | None,
         typer.Option("--graph", help="print the graph instead: dot for Graphviz, or text, one value a line"),
@@ -131,7 +115,7 @@ def inspect(
     """Show what is coupled and what is pinned, and why; of a spec or of any module:callable."""
     if out is not None and graph is None:
         raise typer.BadParameter("needs --graph, which says what to write there", param_hint="--out")
-    with _told(as_json):
+    with told(as_json):
         from pagcp_cli.folder import writing
         from pagcp_cli.subject import subject
 
@@ -146,9 +130,9 @@ def inspect(
                 with writing(path):
                     path.write_text(text, encoding="utf-8")
         if drawn and out is None:
-            _result({"graph": drawn} if as_json else drawn)
+            show({"graph": drawn} if as_json else drawn)
         else:
-            _result(found.to_dict() if as_json else inspection_report(found))
+            show(found.to_dict() if as_json else inspection_report(found))
 
 
 @app.command("diff")
@@ -160,34 +144,21 @@ def diff_command(
     as_json: Json = False,
 ) -> None:
     """Compare networks: widths, MACs, parameters per layer."""
-    with _told(as_json):
+    with told(as_json):
         from pagcp_cli.render import diff_report
         from pagcp_cli.summaries import diff
 
         found = diff(before, after)
-        _result(found.to_dict() if as_json else diff_report(found))
+        show(found.to_dict() if as_json else diff_report(found))
 
 
 @app.command()
 def schema(as_json: Annotated[bool, typer.Option("--json", help="the same: a schema is JSON")] = False) -> None:
     """Print the JSON Schema of specs, for editors that complete YAML."""
-    with _told(as_json):
+    with told(as_json):
         from importlib.resources import files
 
         sys.stdout.write(files("specs").joinpath("spec.schema.json").read_text(encoding="utf-8"))
-
-
-def _wrapped(line: str) -> str:
-    width = shutil.get_terminal_size((80, 24)).columns
-    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-
-
-def _result(result: Any) -> None:
-    """The result on stdout: text as it is, anything else as JSON."""
-    text = result if isinstance(result, str) else json.dumps(result, indent=2)
-    if _speaks():
-        sys.stdout.write(text.rstrip("\n") + "\n")
-        sys.stdout.flush()
 
 
 def _going_on(target: Path) -> str:
@@ -198,71 +169,6 @@ def _going_on(target: Path) -> str:
         return ""
     words = [word for word in sys.argv[1:] if word != "--resume"]
     return f"  what was found so far is kept; to go on: {shlex.join(['pagcp', *words, '--resume'])}\n"
-
-
-@contextmanager
-def _told(as_json: bool, left: Callable[[], str] = str) -> Iterator[None]:
-    """Turn what goes wrong inside into messages on stderr and an exit code; with --json into JSON on stdout too.
-
-    `left`: says what a command that failed left behind, "" for nothing.
-    """
-    with _several() as sharing:
-        try:
-            with sharing:
-                yield
-        except PagcpError as error:
-            if as_json:
-                _result({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
-            # what is wrong with the command or the spec has its own hint
-            _tell(error.render(excerpt=True) + "\n" + ("" if isinstance(error, SpecError) else left()))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _tell(f"interrupted; nothing was written\n{left()}")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            raise  # the reader of stdout went away: typer ends quietly
-        except Exception as error:  # noqa: BLE001 - the last line of defence: a bug, told as one
-            _tell(f"pagcp has a bug: {type(error).__name__}: {error}\n  log: {_log()}\n{left()}")
-            raise typer.Exit(3) from None
-
-
-@contextmanager
-def _several() -> Iterator[AbstractContextManager[None]]:
-    """As one of several processes of a launch: with the others, until all have told what they had to tell."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield nullcontext()
-        return
-    from passes.processes import joined, shared_failures
-
-    try:
-        with joined():
-            yield shared_failures()
-    finally:  # all is done: a launcher that ends what is left of the others need not end this one
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _speaks() -> bool:
-    """Whether it is for this process to tell people: there may be several."""
-    if "passes.processes" not in sys.modules:
-        return True
-    from passes.processes import speaks
-
-    return speaks()
-
-
-def _tell(message: str) -> None:
-    """A message on stderr."""
-    if _speaks():
-        sys.stderr.write(message)
-        sys.stderr.flush()
-
-
-def _log() -> str:
-    """The traceback in a file of its own; its path."""
-    with tempfile.NamedTemporaryFile("w", prefix="pagcp-", suffix=".log", delete=False, encoding="utf-8") as file:
-        file.write(f"pagcp {version('pagcp')}, python {sys.version}\n{' '.join(sys.argv)}\n\n")
-        traceback.print_exc(file=file)
-    return file.name
 
 
 def main() -> None:
