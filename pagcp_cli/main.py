@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import typer
 
 from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, speaks, told, wrapped
+from pagcp_cli.explaining import explain_command, passes_command
 
 __all__ = ["app", "main"]
 
@@ -169,6 +170,10 @@ def _going_on(target: Path) -> str:
         return ""
     words = [word for word in sys.argv[1:] if word != "--resume"]
     return f"  what was found so far is kept; to go on: {shlex.join(['pagcp', *words, '--resume'])}\n"
+
+
+app.command("passes")(passes_command)
+app.command("explain")(explain_command)
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ CODES: dict[str, str] = {
     "S118": "a name does not have the form that is needed here, such as module:callable",
     "S119": "the output exists and may not be replaced, or cannot be written where it was asked for",
     "S120": "an interrupted run cannot be gone on with, because it is one of another spec, network or version",
+    "S121": "networks cannot be compared as asked: one has no graph, or graphs of another kind",
     # the artifacts
     "E601": "a module cannot be written as source that needs only torch",
     "E602": "an operation of the network cannot be written as source that needs only torch",
@@ -61,6 +62,9 @@ CODES: dict[str, str] = {
     "E607": "the network cannot be exported to ONNX",
     "E608": "model.onnx, run by onnxruntime, does not give the outputs of the network",
     "E609": "torch.export cannot load a program",
+    "E610": "a file of a result is missing, or is not what was written",
+    "E611": "a file of a result contradicts another one",
+    "E612": "an ONNX file cannot be read",
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",
@@ -122,6 +126,9 @@ CODES: dict[str, str] = {
     "L804": "the plan was made for another network (its fingerprint differs)",
     "L805": "the plan names groups or widths that the network does not have",
     "L806": "the plan keeps indices of tensors that a model does not have",
+    "L807": "the tensors beside a plan (plan.safetensors) are missing, or are not those that it names",
+    "L808": "figures of a plan are not what its cuts come to",
+    "L809": "the spec now gives another plan",
 }
 
 Severity = Literal["error", "warning"]
