@@ -1,8 +1,9 @@
 """compensate: mean. What the readers of removed units get in their place, in the oracle and in what is emitted alike.
 
-It may only help: where some task's loss on the calibration set is higher with it than without, layers are no longer
-compensated, those that harm most first, until none is. That is found out on a cut of PROBE of every group before a
-search asks anything, so that it measures what is emitted, and once more on the cut that was chosen.
+It is to help every task: where one's loss on the calibration set is higher with it than without, layers are no longer
+compensated, that which harms most first, as long as this takes more off the losses, relative to the uncut network's,
+than it adds to others, and the largest rise stays. That is found out on a cut of PROBE of every group before a search
+asks anything, so that it measures what is emitted, and once more on the cut that was chosen.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Compensator", "compensator", "everywhere", "finished", "helpful"]
 
 PROBE = 0.2
+HARM = 1e-3
+"""By how much more of its loss a task must be harmed for layers to be tried one by one: an evaluation each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,48 +126,66 @@ def finished(options: Any, state: State, keep: Keep, cut: Program, ctx: Context)
 
 
 def helpful(finish: Compensator, state: State, keep: Keep, ctx: Context) -> Compensator:
-    """`finish` without the folds that must go so that no task's loss under `keep` is higher than without them all.
-
-    What goes is told in a warning, and what the other tasks lose by that.
-    """
-    oracle, here = ctx.need_oracle("compensate: mean"), state.here
-    known: dict[tuple[str, ...], Mapping[str, float]] = {}
-
-    def losses(asked: Compensator) -> Mapping[str, float]:
-        key = tuple(fold.tensor for fold in asked.active(keep))
-        if key not in known:
-            known[key] = oracle.losses(state.program, here, keep, asked if key else None)
-        return known[key]
-
-    plain, measured = losses(finish.without(*finish.found)), losses(finish)
-
-    def harm(asked: Compensator) -> float:
-        found = losses(asked)
-        return max(_harm(found[task], plain[task]) for task in plain)
-
-    whole = harm(finish)
-    while whole > 0:
-        alone = {fold: harm(finish.without(fold)) for fold in finish.active(keep)}
-        none_helps = min(alone.values()) >= whole
-        for fold in sorted(alone, key=lambda fold: alone[fold]):
-            left = harm(finish.without(fold))
-            if left < whole or none_helps:
-                message = (
-                    f"`{fold.name}` is not compensated: with it a task's loss is {whole:.2%} above that without any"
-                )
-                ctx.note("warning", message=message)
-                finish, whole, none_helps = finish.without(fold), left, False
-            if whole <= 0:
-                break
-    for task, loss in losses(finish).items():
-        if loss > measured[task]:
-            message = f"the loss of {task!r} is {loss:.4g} for that, {measured[task]:.4g} with all compensated"
-            ctx.note("warning", message=message)
+    """`finish` without the folds that harm: see the head of this file. What goes is told in a warning."""
+    trial = _Trial(finish, state, keep, ctx)
+    while (harm := trial.harm(finish)) > HARM:
+        fewer = {fold: finish.without(fold) for fold in finish.active(keep)}
+        better = {fold: asked for fold, asked in fewer.items() if trial.better(asked, finish)}
+        if better:
+            gone = min(better, key=lambda fold: trial.harm(better[fold]))
+            _warn(ctx, f"`{gone.name}` is not compensated: with it a task's loss is {harm:.2%} above that without any")
+            finish = better[gone]
+        elif trial.better(none := finish.without(*finish.found), finish):
+            _warn(ctx, f"no layer is compensated: with that a task's loss is {harm:.2%} above that without")
+            return none
+        else:
+            _warn(ctx, f"compensated, a task's loss is {harm:.2%} above that without; less of it costs others more")
+            break
     return finish
 
 
-def _harm(loss: float, plain: float) -> float:
-    """How much higher a task's loss is with compensation, relative; infinite where it is not finite any more."""
+@dataclass(frozen=True)
+class _Trial:
+    """What compensators do to the losses of one keep-set."""
+
+    whole: Compensator
+    state: State
+    keep: Keep
+    ctx: Context
+    known: dict[tuple[str, ...], Mapping[str, float]] = field(default_factory=dict)
+
+    def losses(self, asked: Compensator) -> Mapping[str, float]:
+        """Each task's loss, relative to that of the network before the cut."""
+        key = tuple(fold.tensor for fold in asked.active(self.keep))
+        if key not in self.known:
+            found = self._measured(self.keep, asked if key else None)
+            base = self._measured(self.state.keep, None)
+            self.known[key] = {task: loss / (abs(base[task]) or 1.0) for task, loss in found.items()}
+        return self.known[key]
+
+    def _measured(self, keep: Keep, asked: Compensator | None) -> Mapping[str, float]:
+        oracle = self.ctx.need_oracle("compensate: mean")
+        return oracle.losses(self.state.program, self.state.here, keep, asked)
+
+    def harm(self, asked: Compensator) -> float:
+        """By how much of it the loss of a task is at most higher than without any."""
+        plain = self.losses(self.whole.without(*self.whole.found))
+        return max(_above(loss, plain[task]) for task, loss in self.losses(asked).items())
+
+    def better(self, fewer: Compensator, more: Compensator) -> bool:
+        """Whether it harms less, no task rises above the one that has risen most, and all together do not rise."""
+        new, old = self.losses(fewer).values(), self.losses(more).values()
+        if not all(map(math.isfinite, old)):
+            return self.harm(fewer) < math.inf
+        return self.harm(fewer) < self.harm(more) and max(new) <= max(old) and math.fsum(new) < math.fsum(old)
+
+
+def _warn(ctx: Context, message: str) -> None:
+    ctx.note("warning", message=message)
+
+
+def _above(loss: float, plain: float) -> float:
+    """How much higher it is, relatively; infinite where it is not finite any more."""
     if not math.isfinite(loss):
         return math.inf if math.isfinite(plain) else 0.0
     return (loss - plain) / abs(plain) if plain else loss

@@ -160,13 +160,16 @@ def test_it_needs_the_tasks_and_their_data(case):
 
 
 class Table:
-    """An oracle of losses by the names of the layers that are compensated; without any the losses are 100."""
+    """An oracle of losses by the names of the layers that are compensated; otherwise, and uncut, they are 100."""
 
-    def __init__(self, found, table):
+    def __init__(self, found, table, uncut=None):
+        self.uncut = uncut or {"label": 100.0, "map": 100.0}
         self.names = {fold.tensor: fold.name.partition(".")[0] for fold in found}
         self.table = table
 
     def losses(self, program, channels, keep, finish=None):
+        if keep.all():
+            return self.uncut
         active = [] if finish is None else finish.active(keep)
         asked = "".join(sorted(self.names[fold.tensor][0] for fold in active))
         return self.table.get(asked, {"label": 100.0, "map": 100.0})
@@ -182,18 +185,41 @@ def test_a_drop_that_makes_it_worse_is_not_made(case):
     assert [f.name for f in helpful(finish, case.state, keep, ctx).active(keep)] == ["outer"]
 
 
-def test_what_others_lose_by_a_drop_is_told(case, tmp_path):
+@pytest.mark.parametrize(
+    ("compensated", "plain", "dropped", "told"),
+    [
+        (
+            (1.0, 3.0),
+            (1.5, 2.0),
+            True,
+            "`map` is not compensated: with it a task's loss is 50.00% above that without any",
+        ),
+        ((1.0, 2.01), (5.0, 2.0), False, "compensated, a task's loss is 0.50% above that without; less of it costs"),
+        ((2.0, 1.1), (2.001, 1.0), False, "compensated, a task's loss is 10.00% above that without; less of it costs"),
+        ((1.0, 2.001), (5.0, 2.0), False, None),
+    ],
+    ids=["it pays", "another task loses more", "the worst task loses", "next to nothing"],
+)
+def test_a_layer_is_dropped_where_that_costs_other_tasks_less(case, tmp_path, compensated, plain, dropped, told):
+    """The losses of the uncut network are 1."""
     keep = half(case)
     finish = everywhere(case.state, case.ctx)
     finish = finish.without(*(f for f in finish.found if f.name != "map"))
     with Journal(tmp_path / "journal.jsonl") as journal:
-        losses = {"m": {"label": 1.0, "map": 3.0}, "": {"label": 2.0, "map": 2.0}}
-        ctx = replace(case.ctx, oracle=Table(finish.found, losses), journal=journal)
-        assert helpful(finish, case.state, keep, ctx).active(keep) == ()
-    assert [r["message"] for r in read_journal(tmp_path / "journal.jsonl")] == [
-        "`map` is not compensated: with it a task's loss is 50.00% above that without any",
-        "the loss of 'label' is 2 for that, 1 with all compensated",
-    ]
+        losses = {asked: {"label": each[0], "map": each[1]} for asked, each in (("m", compensated), ("", plain))}
+        table = Table(finish.found, losses, uncut={"label": 1.0, "map": 1.0})
+        active = helpful(finish, case.state, keep, replace(case.ctx, oracle=table, journal=journal)).active(keep)
+    assert (active == ()) is dropped
+    messages = [record["message"] for record in read_journal(tmp_path / "journal.jsonl")]
+    assert [message[: len(told or "")] for message in messages] == ([] if told is None else [told])
+
+
+def test_what_no_single_layer_mends_ends_all_of_it(case):
+    keep, finish = half(case), everywhere(case.state, case.ctx)
+    finish = finish.without(*(f for f in finish.found if f.name == "inner"))
+    losses = {asked: {"label": 110.0, "map": 110.0} for asked in ("lmo", "lm", "lo", "mo")}
+    ctx = replace(case.ctx, oracle=Table(finish.found, losses))
+    assert helpful(finish, case.state, keep, ctx).active(keep) == ()
 
 
 def test_digits_end_to_end(tmp_path):
