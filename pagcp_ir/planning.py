@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 
 from pagcp_ir.channels import ChannelGraph, Group, Keep
 from pagcp_ir.cost import costs, layer_costs
@@ -78,7 +79,7 @@ def fingerprint(program: Program) -> str:
     for name, tensor in sorted(program.tensors().items()):
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(-1).numpy().tobytes() if value.numel() else b"")
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     digest.update(program.text().encode())
     return f"sha256:{digest.hexdigest()}"
 

@@ -31,7 +31,9 @@ DOUBLE_LIMIT = 100_000_000
 BATCHES = (2, 3)
 Size = tuple[int, int]
 SHIFTS = 8
-"""At most three times this many readers are probed with a shifted index."""
+"""At most six times this many wrong positions are tried, half of them where kept and removed channels meet."""
+_Exchange = dict[tuple[str, int], Index]
+"""By tensor and axis: positions to take in place of the kept ones."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ def _inputs(program: Program, dtype: torch.dtype, batch: int, size: Size | None 
 
 
 def floats(outputs: Any) -> list[Tensor]:
-    """All tensors of an output, those in dataclasses too; what is no floating point number in double precision."""
-    return [v if v.is_floating_point() else v.double() for v in _tensors(outputs)]
+    """All tensors of an output, those in dataclasses too: complex ones as pairs, other numbers in double precision."""
+    found = (torch.view_as_real(v.resolve_conj()) if v.is_complex() else v for v in _tensors(outputs))
+    return [v if v.is_floating_point() else v.double() for v in found]
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
@@ -232,17 +235,24 @@ def _blind(reference: _Double, batch: int, tolerance: float) -> str:
     """Why the reference proves nothing, "" when it reacts to a reader that takes a wrong channel."""
     program, channels, keep = reference.program, reference.channels, reference.keep
     expected = reference.outputs(batch)
-    readers = [b for b in channels.bindings if b.role == "in"]
-    shifted = [s for at in (2, 4, 1) for b in readers if (s := _shifted(b, keep, at)) is not None]
-    step = max(1, len(shifted) // (3 * SHIFTS))
-    for wrong in shifted[::step]:
-        other = materialise(program, channels, keep, wrong)
+    wrong = _exchanges([b for b in channels.bindings if b.role == "in"], keep)
+    if not wrong:
+        return ""
+    for exchange in wrong:
+        other = materialise(program, channels, keep, exchange)
         if not distance(_outputs(other.module, program, reference.dtype, batch), expected) <= tolerance:
             return ""
-    return "the output does not react when a reader takes a removed channel for a kept one" if shifted else ""
+    return "the output does not react when a reader takes a removed channel for a kept one"
 
 
-def _shifted(binding: Binding, keep: Keep, part: int) -> dict[tuple[str, int], Index] | None:
+def _exchanges(readers: Sequence[Binding], keep: Keep) -> list[_Exchange]:
+    """Wrong positions: where kept and removed channels meet, and then, as both may be dead there, all over the axis."""
+    near = [made for at in (2, 4, 1) for b in readers if (made := _shifted(b, keep, at)) is not None]
+    far = [made for at in range(SHIFTS) for b in readers if (made := _far(b, keep, at / SHIFTS)) is not None]
+    return [made for part in (near, far) for made in part[:: max(1, len(part) // (3 * SHIFTS))]]
+
+
+def _shifted(binding: Binding, keep: Keep, part: int) -> _Exchange | None:
     """The positions that a reader takes, with one kept index, 1/part down the axis, exchanged for a removed one."""
     alive = keep[binding.units]
     edges = np.flatnonzero(alive[:-1] != alive[1:])
@@ -250,6 +260,19 @@ def _shifted(binding: Binding, keep: Keep, part: int) -> dict[tuple[str, int], I
         return None
     at = int(edges[(edges.size - 1) // part])
     kept, gone = (at, at + 1) if alive[at] else (at + 1, at)
+    return _exchanged(binding, alive, kept, gone)
+
+
+def _far(binding: Binding, keep: Keep, share: float) -> _Exchange | None:
+    """The same, with the kept one at that share of all kept exchanged for the removed one at that share of theirs."""
+    alive = keep[binding.units]
+    kept, gone = np.flatnonzero(alive), np.flatnonzero(~alive)
+    if not kept.size or not gone.size:
+        return None
+    return _exchanged(binding, alive, int(kept[int(share * kept.size)]), int(gone[int(share * gone.size)]))
+
+
+def _exchanged(binding: Binding, alive: Keep, kept: int, gone: int) -> _Exchange:
     index = np.flatnonzero(alive)
     index[index == kept] = gone
     return {(binding.tensor, binding.dim): index}

@@ -158,7 +158,7 @@ class Split:
                 item = next(steps)
             except StopIteration:
                 break
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 told = (str(error).strip().splitlines() or [""])[0]
                 message = f"the {self.name} split raised {type(error).__name__} at batch {count}: {told}"
                 raise DataError.one("D704", message) from error

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, SupportsFloat
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def measured(
                 if (part := part_of(task, output, batch.target)) is not None:
                     try:
                         meter.update(part.output, part.target)
-                    except Exception as error:
+                    except (Exception, SystemExit) as error:
                         raise _refused(task, error) from error
         for task in (task for task, meter in meters if not meter.fed and task.guarantee is not None):
             raise _unlabelled(task.name, split)
@@ -163,14 +164,14 @@ def worst_margin(tasks: Sequence[Task], dense: Mapping[str, float], pruned: Mapp
 def _value(task: Task, metric: Metric) -> float:
     try:
         value = metric.compute()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refused(task, error) from error
-    if isinstance(value, Tensor):
-        if value.numel() == 1:
-            return float(value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        if math.prod(value.shape) == 1 and not np.iscomplexobj(np.asarray(value.tolist())):
+            return float(value.reshape(()))
     elif isinstance(value, SupportsFloat):
         return float(value)
-    got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    got = f"shape {list(value.shape)}" if isinstance(value, (Tensor, np.ndarray)) else f"a {type(value).__name__}"
     hint = "give it an `average`, or write module:callable"
     message = f"metric {task.metric_name} of task {task.name!r} must give one number, got {got}"
     raise DataError.one("D722", message, hint=hint)
@@ -180,7 +181,7 @@ def _unlabelled(name: str, split: Split) -> DataError:
     return DataError.one("D715", f"no sample of the {split.name} split has a label for the task {name!r}")
 
 
-def _refused(task: Task, error: Exception) -> DataError:
+def _refused(task: Task, error: BaseException) -> DataError:
     told = (str(error).strip().splitlines() or [""])[0]
     message = f"metric {task.metric_name} of task {task.name!r} raised {type(error).__name__}: {told}"
     return DataError.one("D722", message)

@@ -71,6 +71,8 @@ def effects(program: Program, channels: ChannelGraph, tasks: Sequence[Task], bat
                 samples[name] += count
     if not any(samples.values()):
         raise PassError.one("P405", "task_taylor needs gradients, and no task's loss has one", hint=_WITHOUT)
+    for name in (name for name, total in totals.items() if not total.isfinite().all()):
+        raise PassError.one("P405", f"task_taylor needs gradients, and those of {name!r} are not finite", hint=_WITHOUT)
     unread = np.ones(channels.n_units, dtype=np.bool_)
     for read in found:
         unread[read.units] = False

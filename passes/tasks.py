@@ -187,8 +187,9 @@ def _joint_loss(
 
 
 def _scalar(task: Task, value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        kind = "complex shape" if isinstance(value, Tensor) and value.is_complex() else "shape"
+        got = f"{kind} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise DataError.one("D713", f"the loss of {task.name!r} must be one number, got {got}")
     return value.reshape(())
 
@@ -255,7 +256,7 @@ def weighted(tasks: Sequence[Task], losses: Mapping[str, Any]) -> Any:
 def _called(function: Callable[[Any, Any], Any], what: str, output: Any, target: Any) -> Any:
     try:
         return function(output, target)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = f"output {_shape(output)}, target {_shape(target)}"
         told = (str(error).strip().splitlines() or [""])[0]
         message = f"{what} raised {type(error).__name__}: {told} ({shapes})"

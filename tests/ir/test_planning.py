@@ -15,7 +15,7 @@ from pagcp_ir.planning import fingerprint, keep_of, legal, make_plan, require_fr
 from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.rewrite import materialise, require_shapes
 from pagcp_ir.trace import trace
-from pagcp_ir.verify import require_exact, verify
+from pagcp_ir.verify import distance, floats, require_exact, verify
 from specs.diagnostics import GraphError, PlanError, VerifyError
 from specs.plan import Plan, indices
 
@@ -205,3 +205,38 @@ def test_a_network_that_casts_to_float_is_compared_in_double() -> None:
     keep = cut(channels, 1, 2)
     result = verify(program, channels, keep, materialise(program, channels, keep))
     assert (result.status, result.tolerance) == ("exact", 1e-9)
+
+
+def test_dead_channels_where_kept_and_removed_ones_meet_prove_nothing_but_others_do() -> None:
+    """Lossless cuts are the first that a criterion finds: exact, and a wrong index among live channels is found."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        net[0].bias[:8] = -100
+    program = trace(net, [TensorSpec((1, 5))])
+    channels = analyse(program)
+    keep = channels.all
+    keep[channels.groups[0].units[:4]] = False
+    assert verify(program, channels, keep, materialise(program, channels, keep)).status == "exact"
+    index = np.flatnonzero(keep[channels.groups[0].units])
+    index[-1] = 0
+    wrong = materialise(program, channels, keep, {("2.weight", 1): index})
+    assert verify(program, channels, keep, wrong).status == "wrong"
+
+
+def test_complex_outputs_are_compared_whole() -> None:
+    """A difference in the imaginary part alone is one."""
+    a, b = (floats(torch.tensor([1 + imaginary, 2.0], dtype=torch.complex128)) for imaginary in (1j, 2j))
+    assert distance(a, b) > 0.1
+    assert distance(a, a) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64, torch.bool])
+def test_tensors_of_every_kind_have_a_fingerprint(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
+    net.register_buffer("table", torch.ones(3).to(dtype))
+    program = trace(net, [TensorSpec((1, 3))])
+    program.module.register_buffer("table", torch.ones(3).to(dtype))
+    first = fingerprint(program)
+    program.module.table[0] = 0
+    assert fingerprint(program) != first

@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -182,6 +183,9 @@ def test_equal_margins_are_told_apart_by_the_loss(case):
     ("metric", "told"),
     [
         (Whole(lambda output, target: output), "must give one number, got shape [24, 1, 8, 8]\n  hint: give it"),
+        (Whole(lambda output, target: np.ones(3)), "must give one number, got shape [3]"),
+        (Whole(lambda output, target: output.sum() + 1j), "must give one number, got shape []"),
+        (Whole(lambda output, target: sys.exit(0)), "raised SystemExit: 0"),
         (Whole(lambda output, target: {"a": 1}), "must give one number, got a dict"),
         (Whole(lambda output, target: 1 / 0), "raised ZeroDivisionError: division by zero"),
     ],

@@ -259,6 +259,7 @@ def test_losses_without_a_gradient_are_refused(case):
     """`criterion: l1` needs none; else all units would be worth the same, and any of them would go."""
     losses = {
         "no task's loss has one": lambda output, target: output.argmax(1).double().mean(),
+        "those of 'label' are not finite": lambda output, target: (output * 0).square().sum().sqrt(),
         "must implement either the backward": lambda output, target: _Rounded.apply(output).mean(),
     }
     program, channels = case.state.program, case.state.channels

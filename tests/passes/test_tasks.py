@@ -140,6 +140,18 @@ def test_losses_that_raise_or_are_not_one_number():
     )
 
 
+def test_a_loss_that_ends_the_process_or_is_complex_is_refused():
+    """SystemExit would end a compile with nothing written, and 0."""
+    leaving = Task("t", loss=lambda output, target: sys.exit(0))
+    assert failure(lambda: task_losses([leaving], LOGITS, LABELS)).startswith(
+        "error[D712]: the loss of 't' raised SystemExit: 0"
+    )
+    complicated = Task("t", loss=lambda output, target: output.sum() + 1j)
+    assert failure(lambda: task_losses([complicated], LOGITS, LABELS)) == (
+        "error[D713]: the loss of 't' must be one number, got complex shape ()"
+    )
+
+
 def measured(task, batches):
     metric = task.metric(CPU)
     for output, target in batches:
