@@ -51,10 +51,12 @@ def measured() -> dict[str, Any]:
     from bench.yolov5.dense import Recipe, dense, exported, opened
     from bench.yolov5.emitted import milliseconds
     from bench.yolov5.groups import check_groups
+    from pagcp_ir.cost import costs
 
     recipe = Recipe()
     weights, key = dense(recipe)
-    check_groups(opened(weights)[1])
+    _, channels = opened(weights)
+    network = {"groups": check_groups(channels), "macs": costs(channels).macs}
     published = compiled("published", ARMS["published"], weights, key, None)
     results = {
         name: published if name == "published" else compiled(name, arm, weights, key, published.macs)
@@ -69,7 +71,7 @@ def measured() -> dict[str, Any]:
         rows[name]["of_dense_time"] = round(times[name] / times["dense"], 3)
     setting = {"recipe": asdict(recipe), "finetune": FINETUNE, "macs": KEPT, "threads": torch.get_num_threads()}
     versions = {name: version(name) for name in ("torch", "onnxruntime", "yolov5")}
-    return {"arms": rows, "better": better(rows), "setting": {**setting, **versions}}
+    return {"network": network, "arms": rows, "better": better(rows), "setting": {**setting, **versions}}
 
 
 def better(rows: Mapping[str, Any]) -> dict[str, dict[str, bool]]:

@@ -47,7 +47,9 @@ class Arm:
 ARMS: Mapping[str, Arm] = {
     "published": Arm("the published procedure, its total found for the budget", ({"pagcp": PUBLISHED},)),
     "ours": Arm("our default", ({"pagcp": OURS},)),
-    "total_6": Arm("the published total", ({"pagcp": {**PUBLISHED, "total": 6}},), budget=False, tuned=False),
+    "total_6": Arm(
+        "the published total", ({"pagcp": {**PUBLISHED, "total": 6, "stop": "tolerance"}},), budget=False, tuned=False
+    ),
 }
 
 
@@ -66,9 +68,9 @@ class Result:
 
 def compiled(name: str, arm: Arm, weights: Path, made: str, macs: int | None) -> Result:
     """The arm with so many MACs at most, or half of them; `made`: the key of the weights."""
-    budget: str | int = f"{KEPT:.0%}" if macs is None else macs
+    budget: str | int = "100%" if not arm.budget else f"{KEPT:.0%}" if macs is None else macs
     steps = [*arm.before, *([{"finetune": FINETUNE}] if arm.tuned else [])]
-    changes = {"passes": steps, "budgets": {"macs": budget} if arm.budget else None}
+    changes = {"passes": steps, "budgets": {"macs": budget}}
     out = folder() / "yolov5" / f"{name}-{key(SPEC.read_text(encoding='utf-8'), made, changes, arm.version)}"
     if not (out / "evidence.json").is_file():
         told = [f"{what}={_flow(value)}" for what, value in changes.items()]

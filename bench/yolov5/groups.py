@@ -35,9 +35,10 @@ def found_groups(channels: ChannelGraph) -> set[frozenset[str]]:
     return {frozenset(group.producers) for group in channels.groups if bool(free[group.units].any())}
 
 
-def check_groups(channels: ChannelGraph) -> None:
-    """ValueError names groups that the published rule does not have, or has and we do not."""
+def check_groups(channels: ChannelGraph) -> int:
+    """How many there are. ValueError names groups that the published rule does not have, or has and we do not."""
     wanted, found = published_groups(build()), found_groups(channels)
     if wanted != found:
         differ = sorted(", ".join(sorted(group)) for group in wanted ^ found)
         raise ValueError(f"groups differ from the published rule's: {'; '.join(differ)}")
+    return len(found)

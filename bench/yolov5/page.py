@@ -39,7 +39,8 @@ def _rows(arms: Mapping[str, Any]) -> list[str]:
 
 def _sentences(found: Mapping[str, Any]) -> list[str]:
     """What the table does not say."""
-    arms, lines = found["arms"], []
+    arms, network = found["arms"], found["network"]
+    lines = [f"The dense network has {network['macs'] / 1e6:.1f} M MACs, and {network['groups']} groups."]
     if "total_6" in arms:
         kept = arms["total_6"]["kept"]["macs"]
         total = arms["published"]["total"]
