@@ -1,13 +1,14 @@
 """A run that can be gone on with: its folder, its journal, its checkpoints, and what it must be the same run of.
 
-The first record of a journal, `start`, says which spec, network, calibration data and versions its answers are of; a
-run goes on only with answers of its own. What is exported does not count: no answer depends on it.
+The first record of a journal, `start`, says which spec, network, calibration data, code and versions its answers are
+of; a run goes on only with answers of its own. What is exported does not count: no answer depends on it.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ class Run:
         for what in ("network", "calibration"):
             agreed(f"the {what}", own[what])
         found = self.journal.identity
+        if found is None and self.journal.known:
+            message = "the interrupted run has answers, and does not say of what"
+            raise SpecError.one("S120", message, hint="--force without --resume starts anew")
         if found is None:
             self.journal.write("start", **own)
             return False
@@ -91,8 +95,21 @@ def _identity(spec: Spec, program: Program, batches: Sequence[Batch]) -> dict[st
         "network": fingerprint(program),
         "calibration": _digest(_said(leaf) for b in batches for leaf in pytree.tree_leaves((b.inputs, b.target))),
         "versions": {"pagcp": version("pagcp"), "python": platform.python_version(), "torch": str(torch.__version__)},
+        "code": _code(spec.path),
         "resolved": spec.resolved(),
     }
+
+
+def _code(spec: Path | None) -> dict[str, str]:
+    """By name: digests of the modules beside the spec and below that were imported, with the losses and metrics."""
+    if spec is None:
+        return {}
+    folder, found = spec.resolve().parent, {}
+    for name, module in sorted(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if file.suffix == ".py" and file.is_relative_to(folder) and "site-packages" not in file.parts:
+            found[name] = _digest([file.read_bytes()])
+    return found
 
 
 def _told(key: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
@@ -102,6 +119,10 @@ def _told(key: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if key == "versions":
         old, new = (", ".join(f"{name} {each}" for name, each in part[key].items()) for part in (found, own))
         return f"of other versions: {old}; here are {new}"
+    if key == "code":
+        old, new = (part.get("code") or {} for part in (found, own))
+        changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        return f"of other code: {', '.join(changed)}"
     return {
         "network": "of another network: its tensors or its code changed",
         "calibration": "on other calibration data",

@@ -1,7 +1,8 @@
 """Checkpoints: what training needs to go on after a kill, and what finished transformers made, as files in a folder.
 
-A file appears whole or not at all: it is written beside its place, forced onto the disk and renamed. Passes are
-numbered in the order in which a run comes to them, which is the same in every run of a spec.
+A file appears whole or not at all: it is written beside its place, forced onto the disk and renamed. It ends with the
+digest of all before: one that was damaged since is as none. Passes are numbered in the order in which a run comes to
+them, which is the same in every run of a spec.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -87,9 +89,11 @@ def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
 
 
 def _saved(state: dict[str, Any], path: Path) -> None:
-    beside = path.with_name(path.name + ".part")
+    beside, buffer = path.with_name(path.name + ".part"), BytesIO()
+    torch.save(state, buffer)
     with beside.open("wb") as file:
-        torch.save(state, file)
+        file.write(buffer.getbuffer())
+        file.write(sha256(buffer.getbuffer()).digest())
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
@@ -98,7 +102,11 @@ def _saved(state: dict[str, Any], path: Path) -> None:
 def _loaded(path: Path) -> dict[str, Any] | None:
     """None for a file that is no checkpoint of ours: the work is done again."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError):
+        whole = memoryview(path.read_bytes())
+    except OSError:
         return None
+    size = len(whole) - sha256().digest_size
+    if size <= 0 or sha256(whole[:size]).digest() != whole[size:]:
+        return None
+    state: dict[str, Any] = torch.load(BytesIO(whole[:size]), map_location="cpu", weights_only=True)
     return state

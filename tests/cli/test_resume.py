@@ -130,6 +130,29 @@ def test_a_run_on_other_data(interrupted: Path) -> None:
     assert told == "error[S120]: the interrupted run is on other calibration data" + HINT
 
 
+def test_a_run_of_other_code(interrupted: Path) -> None:
+    """A loss or a metric may be another one."""
+    code = interrupted / "digits.py"
+    before = code.read_text()
+    code.write_text(before + "\n# the same, or not\n")
+    try:
+        told = gone_on_with(interrupted)
+    finally:
+        code.write_text(before)
+    assert told == "error[S120]: the interrupted run is of other code: digits" + HINT
+
+
+def test_answers_of_nobody_knows_what(interrupted: Path) -> None:
+    journal = interrupted / ".out.partial" / "result" / "journal.jsonl"
+    before = journal.read_text()
+    journal.write_text("".join(line for line in before.splitlines(True) if '"start"' not in line))
+    try:
+        told = gone_on_with(interrupted)
+    finally:
+        journal.write_text(before)
+    assert told == "error[S120]: the interrupted run has answers, and does not say of what" + HINT
+
+
 def test_a_run_of_another_version(interrupted: Path) -> None:
     journal = interrupted / ".out.partial" / "result" / "journal.jsonl"
     before = journal.read_text()

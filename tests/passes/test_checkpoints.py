@@ -10,7 +10,7 @@ from passes.answers import Answers
 from passes.base import run_passes
 from passes.journal import Journal, read_journal
 from passes.oracle import RealOracle
-from passes.resume import Checkpoints
+from passes.resume import Checkpoint, Checkpoints
 from specs.options import PassOptions
 
 
@@ -76,6 +76,17 @@ def test_a_file_that_is_not_whole_is_not_there(case, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     gone_on(case, tmp_path, Doubling(runs))
     assert runs == [None, None]
+
+
+def test_a_file_that_was_damaged_is_not_there(case, tmp_path):
+    """torch.load would not notice a bit of a weight."""
+    checkpoint = Checkpoint(tmp_path / "a.pt", there=True)
+    checkpoint.save({"weight": torch.ones(100)})
+    whole = bytearray(checkpoint.path.read_bytes())
+    at = whole.index(torch.ones(1).numpy().tobytes())
+    whole[at + 3] ^= 0x80
+    checkpoint.path.write_bytes(whole)
+    assert checkpoint.load() is None
 
 
 def test_what_does_not_fit_is_made_anew(case, tmp_path):
