@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from bench.pages import put
 from pagcp_cli.network import open_network
 from pagcp_ir.planning import make_plan
 from pagcp_ir.program import Program
@@ -22,6 +25,8 @@ from passes.tasks import build_tasks
 from specs.options import FinetuneOptions, RefitOptions
 from specs.spec import load_spec
 
+PAGE = Path(__file__).parents[1] / "docs" / "recovery.md"
+RESULT = Path(__file__).parent / "results" / "recovery.json"
 SPEC = Path(__file__).parents[1] / "specs" / "examples" / "digits.yaml"
 REFITS = {
     "bias": {"mode": "bias", "batchnorm": False, "heads": False},
@@ -61,13 +66,23 @@ def rows() -> Iterator[tuple[str, Program, float]]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, store it, and put it on the page."""
     spec = load_spec(SPEC)
     tasks, split = build_tasks(spec), load_splits(spec, torch.device("cpu"))["test"]
-    print(f"{'':34}{'digit':>8}{'denoise':>9}{'seconds':>9}")
-    for name, program, seconds in rows():
-        found = measure(program, tasks, split)
-        print(f"{name:34}{found['digit']:8.2%}{found['denoise']:9.2f}{seconds:9.1f}", flush=True)
+    found = [
+        {"what": name, **measure(program, tasks, split), "seconds": round(seconds, 1)}
+        for name, program, seconds in rows()
+    ]
+    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    put("recovery", table(found), PAGE)
+    print(table(found))
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """A line a row."""
+    lines = [f"{'':34}{'digit':>8}{'denoise':>9}{'seconds':>9}"]
+    lines += [f"{row['what']:34}{row['digit']:8.2%}{row['denoise']:9.2f}{row['seconds']:9.1f}" for row in found]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
