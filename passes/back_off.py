@@ -53,7 +53,7 @@ def back_off(passes: Sequence[Pass], start: State, end: State, ctx: Context) -> 
         end = giving.recovered(end, more.keep, more.given)
         attempts.append(judge.attempt(end))
     if attempts[-1].missed:
-        raise _nothing_left(attempts, end)
+        raise _nothing_left(attempts, end, judge.beyond(attempts[-1]))
     return end, BackOff(tuple(attempts), _merged(given), SAFETY)
 
 
@@ -84,6 +84,11 @@ class _Judge:
 
         return min(attempt.missed, key=relative)
 
+    def beyond(self, attempt: Attempt) -> list[str]:
+        """The missed tasks whose guarantee the original network does not keep either."""
+        tasks = (task for task in self._tasks if task.name in attempt.missed)
+        return [task.name for task in tasks if self._room(task, self._dense[task.name].value) < 0]
+
     @cached_property
     def _dense(self) -> Mapping[str, Resampled]:
         return self._measured(self._original)
@@ -99,11 +104,15 @@ class _Judge:
             found[f"margin {task.name}"] = self._margin(task, self._dense[task.name], now[task.name])
         return found
 
+    def _room(self, task: Task, value: float) -> float:
+        assert task.guarantee is not None
+        return task.guarantee.room(self._dense[task.name].value, value, higher_is_better=task.higher_is_better)
+
     def _margin(self, task: Task, dense: Resampled, now: Resampled) -> float:
         """How far the bound, or where there is none the value, stays from the worst value allowed."""
         assert task.guarantee is not None
         room = partial(task.guarantee.room, higher_is_better=task.higher_is_better)
-        margin, asked = room(dense.value, now.value), task.guarantee.confidence
+        margin, asked = self._room(task, now.value), task.guarantee.confidence
         drawn = drawn_pairs(dense, now, self._ctx.seed, patient=True)
         if isinstance(drawn, Drawn):
             margin = min(margin, drawn.bound(max(SAFETY, asked or 0.0), room))
@@ -123,12 +132,13 @@ def _merged(given: Sequence[GivenBack]) -> tuple[GivenBack, ...]:
     return tuple(found.values())
 
 
-def _nothing_left(attempts: Sequence[Attempt], end: State) -> PassError:
+def _nothing_left(attempts: Sequence[Attempt], end: State, beyond: Sequence[str]) -> PassError:
     whole = end.plan.before.macs
     found = [Diagnostic("P411", "nothing is left to give back: the guarantees do not hold on validation")]
     for each in attempts:
         short = ", ".join(f"{task!r} by {-each.margins[task]:.4g}" for task in each.missed)
         found.append(Diagnostic("P411", f"with {each.macs / whole:.1%} of the MACs kept, the bound misses {short}"))
+    found += [Diagnostic("P411", f"the original itself misses the guarantee of {task!r}") for task in beyond]
     hint = "allow a larger drop, train longer, or measure on more validation samples"
     found[-1] = replace(found[-1], hint=hint)
     return PassError(found)

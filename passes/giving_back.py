@@ -2,7 +2,8 @@
 
 Of every group that was cut, the half of its cut that the selector's criterion ranks highest is given back alone, on the
 network as the selectors got it, and the task's loss on the calibration set measured. What lowers it most per MAC goes
-back first; groups are measured again once each gave its half. Widths stay those that the selector's options allow.
+back first, and what does not change it not at all; groups are measured again once each gave its half. Widths stay
+those that the selector's options allow.
 """
 
 from __future__ import annotations
@@ -65,8 +66,11 @@ class Giving:
         channels, given = self._whole.channels, list[GivenBack]()
         asked = self._cut + share * (self._whole.plan.before.macs - self._cut)
         while costs(channels, keep).macs < asked and not bool(keep.all()):
-            before = keep
-            for each in sorted(self._candidates(before, task), key=lambda each: -each.worth):
+            before, found = keep, self._candidates(keep, task)
+            helping = [each for each in found if each.worth > 0] or [each for each in found if each.worth != 0]
+            if not helping:  # all that is cut is none of that task's
+                break
+            for each in sorted(helping, key=lambda each: -each.worth):
                 units, old = channels.group(each.group).units, costs(channels, keep).macs
                 keep = self._no_more(keep, each, asked)
                 narrow, wide = (int(k[units].sum()) for k in (before, keep))

@@ -5,21 +5,32 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
+from pagcp_ir.analyse import analyse
 from pagcp_ir.cost import costs
+from pagcp_ir.planning import make_plan
+from pagcp_ir.program import TensorSpec
+from pagcp_ir.trace import trace
 from passes import back_off as module
 from passes.back_off import back_off
-from passes.base import run_passes
+from passes.base import Context, State, run_passes
 from passes.criteria import scores
+from passes.data import Batch
 from passes.finetune import Finetune
+from passes.giving_back import Giving
 from passes.journal import Journal, read_journal
 from passes.measure import measure
+from passes.oracle import RealOracle
+from passes.tasks import Task
 from passes.uniform import Uniform
 from specs.diagnostics import PassError
 from specs.options import FinetuneOptions, UniformOptions
-from specs.spec import Guarantee
+from specs.spec import Budgets, Guarantee
 
 
 def guaranteed(ctx, label=None, map=None):
@@ -83,6 +94,32 @@ def test_gives_back_first_what_cost_the_task_most_per_mac(case):
     assert found.given[0].group == max(worth, key=lambda name: worth[name])
 
 
+class Apart(nn.Module):
+    """Two tasks that share nothing but the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)) for _ in range(2))
+
+    def forward(self, x):
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def test_gives_nothing_back_that_the_task_does_not_see():
+    torch.manual_seed(0)
+    program, batch = trace(Apart().eval(), [TensorSpec((1, 3))]), torch.randn(32, 3)
+    channels = analyse(program)
+    state = State(program, channels, make_plan(program, channels, channels.all))
+    tasks = [Task(name, name, name, functional.mse_loss) for name in ("a", "b")]
+    oracle = RealOracle(tasks, [Batch((batch,), program.module(batch), 32)])
+    ctx, passes = Context(Budgets(), oracle=oracle, tasks=tasks), [Uniform(UniformOptions(ratio=0.5))]
+    end = run_passes(passes, state, ctx)
+    more = Giving(passes, state, end, ctx).until(end.keep, "b", 1.0)
+    assert {each.group for each in more.given} == {"b.0"}
+    kept = {group.name: int(more.keep[group.units].sum()) for group in channels.groups}
+    assert (kept["a.0"], kept["b.0"]) == (4, 8)
+
+
 def test_recovers_from_the_network_as_it_was_cut(case):
     training = Finetune(FinetuneOptions(epochs=1, lr=0.01))
     passes = [Uniform(UniformOptions(ratio=0.75)), training]
@@ -114,9 +151,10 @@ def test_nothing_left_is_told_with_every_attempt(case, tmp_path):
     end = run_passes(passes, case.state, ctx)
     with pytest.raises(PassError) as caught:
         back_off(passes, case.state, end, ctx)
-    first, *attempts = caught.value.diagnostics
+    first, *attempts, beyond = caught.value.diagnostics
+    assert beyond.message == "the original itself misses the guarantee of 'label'"
     assert first.message == "nothing is left to give back: the guarantees do not hold on validation"
-    assert [d.code for d in caught.value.diagnostics] == ["P411"] * (len(attempts) + 1)
+    assert [d.code for d in caught.value.diagnostics] == ["P411"] * (len(attempts) + 2)
     assert len(attempts) == len(module.SHARES) + 1
     kept = [float(d.message.split("%")[0].removeprefix("with ")) for d in attempts]
     assert all(less < more for less, more in pairwise(kept))
