@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from bench.yolov5 import __main__ as command
-from bench.yolov5 import coco, detector
+from bench.yolov5 import coco, detector, page
 from bench.yolov5.dense import started
 from bench.yolov5.groups import found_groups, published_groups
 from bench.yolov5.precision import average_precision, corners, detections, iou, mean_precision, suppressed
@@ -213,3 +214,10 @@ def test_a_loss_that_is_higher_is_worse_and_told():
     assert command.better(rows) == {"ours": {"box": False, "class": True}}
     told = command.table({"arms": rows, "better": command.better(rows)})
     assert "ours: worse than published in box" in told
+
+
+def test_the_page_shows_what_is_stored():
+    stored = json.loads((ROOT / "bench" / "results" / "yolov5.json").read_text(encoding="utf-8"))
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.shown(text, stored) == text
+    assert page.shown(text, {**stored, "arms": arms()}) != text
