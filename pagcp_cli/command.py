@@ -52,10 +52,11 @@ def show(result: Any) -> None:
 
 
 @contextmanager
-def told(as_json: bool, left: Callable[[], str] = str) -> Iterator[None]:
+def told(as_json: bool, left: Callable[[], str] = str, failing: int | None = None) -> Iterator[None]:
     """Turn what goes wrong inside into messages on stderr and an exit code; with --json into JSON on stdout too.
 
-    `left`: says what a command that failed left behind, "" for nothing.
+    `left`: says what a command that failed left behind, "" for nothing; `failing`: the exit code of expected
+    failures, where it is not their own.
     """
     with _several() as sharing:
         try:
@@ -66,7 +67,7 @@ def told(as_json: bool, left: Callable[[], str] = str) -> Iterator[None]:
                 show({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
             # what is wrong with the command or the spec has its own hint
             _tell(error.render(excerpt=True) + "\n" + ("" if isinstance(error, SpecError) else left()))
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(error.exit_code if failing is None else failing) from None
         except KeyboardInterrupt:
             _tell(f"interrupted; nothing was written\n{left()}")
             raise typer.Exit(130) from None

@@ -18,7 +18,9 @@ from typing import Annotated, Literal
 import typer
 
 from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, speaks, told, wrapped
+from pagcp_cli.comparing import diff_command
 from pagcp_cli.explaining import explain_command, passes_command
+from pagcp_cli.starting import init_command
 
 __all__ = ["app", "main"]
 
@@ -136,23 +138,6 @@ def inspect(
             show(found.to_dict() if as_json else inspection_report(found))
 
 
-@app.command("diff")
-def diff_command(
-    before: Annotated[Path, typer.Argument(metavar="A", help="plan.json, artifact folder or .pt2")],
-    after: Annotated[
-        Path | None, typer.Argument(metavar="B", help="the same; without it, what the plan A changes")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Compare networks: widths, MACs, parameters per layer."""
-    with told(as_json):
-        from pagcp_cli.render import diff_report
-        from pagcp_cli.summaries import diff
-
-        found = diff(before, after)
-        show(found.to_dict() if as_json else diff_report(found))
-
-
 @app.command()
 def schema(as_json: Annotated[bool, typer.Option("--json", help="the same: a schema is JSON")] = False) -> None:
     """Print the JSON Schema of specs, for editors that complete YAML."""
@@ -172,6 +157,8 @@ def _going_on(target: Path) -> str:
     return f"  what was found so far is kept; to go on: {shlex.join(['pagcp', *words, '--resume'])}\n"
 
 
+app.command("diff")(diff_command)
+app.command("init")(init_command)
 app.command("passes")(passes_command)
 app.command("explain")(explain_command)
 

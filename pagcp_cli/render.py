@@ -15,16 +15,22 @@ from pagcp_cli.numbers import count, percent, size, value
 if TYPE_CHECKING:
     from pagcp_cli.result import CompileResult
     from specs.back_off import BackOff
-    from specs.diff import Diff, DiffRow
     from specs.plan import Costs, Decision, Verdict
     from specs.search import SearchRecord
 
-__all__ = ["compile_report", "decisions_report", "diff_report", "pairs", "text_of", "verdicts_report"]
+__all__ = [
+    "WIDE",
+    "change",
+    "compile_report",
+    "decisions_report",
+    "frameless",
+    "pairs",
+    "text_of",
+    "verdicts_report",
+]
 
 WIDE = 110
 """Columns of a terminal that have room for the metrics' names."""
-_MARKS = {"same": " ", "changed": "~", "added": "+", "removed": "-"}
-_STYLES = {"same": "dim", "changed": "", "added": "green", "removed": "red"}
 
 
 def compile_report(result: CompileResult) -> str:
@@ -58,40 +64,17 @@ def decisions_report(decisions: Sequence[Decision], searches: Iterable[SearchRec
     return text_of([_decisions(decisions), *map(_search, searches)])
 
 
-def diff_report(found: Diff) -> str:
-    """One line per layer: width, MACs, parameters, what is kept of the layer, and its share of all MACs."""
-    table = _table("", "layer", ">width", ">MACs", ">params", ">kept", ">share", gap=1)
-    table.columns[1].overflow = "fold"
-    for row in found.rows:
-        table.add_row(*_diff_cells(row, found.before.macs), style=_STYLES[row.change])
-    before, after = found.before, found.after
-    table.add_section()
-    kept = percent(after.macs, before.macs)
-    params = _change(count(before.params), count(after.params))
-    table.add_row("", "total", "", _change(count(before.macs), count(after.macs)), params, kept, "", style="bold")
-    return text_of([table])
-
-
-def _diff_cells(row: DiffRow, total: int) -> tuple[str, ...]:
-    before, after = row.before, row.after
-    old = (count(before.outputs), count(before.macs), count(before.params)) if before else ("", "", "")
-    new = (count(after.outputs), count(after.macs), count(after.params)) if after else ("", "", "")
-    width, macs, params = (_change(a, b) for a, b in zip(old, new, strict=True))
-    kept = percent(after.macs, before.macs) if before and after else ""
-    share = percent(before.macs, total) if before else ""
-    return _MARKS[row.change], row.name, width, macs, params, kept, share
-
-
-def _change(before: str, after: str) -> str:
+def change(before: str, after: str) -> str:
+    """`before -> after`, or the one where they are alike, or one is empty."""
     return f"{before} -> {after}" if before and after and before != after else before or after
 
 
 def _decisions(decisions: Sequence[Decision]) -> Table:
     """One row per group: width, the task that stopped or priced it, its rise, what the decision left, seconds."""
-    table = _table("group", ">width", "by task", ">rise", ">margin", ">s", gap=2)
+    table = frameless("group", ">width", "by task", ">rise", ">margin", ">s", gap=2)
     table.columns[0].overflow = table.columns[2].overflow = "fold"
     for d in decisions:
-        width = _change(str(d.width), str(d.kept))
+        width = change(str(d.width), str(d.kept))
         task = d.stopped_by or (f"({d.priced_by})" if d.priced_by else "-")
         rise, margin = ("-", "-") if not d.losses else (f"{d.rise:+.1%}", f"{d.margin:.1%}")
         table.add_row(d.group, width, task, rise, margin, f"{d.seconds:.1f}", style="" if d.kept < d.width else "dim")
@@ -124,7 +107,7 @@ def _tasks(verdicts: Sequence[Verdict]) -> list[RenderableType]:
     wide = shutil.get_terminal_size((80, 24)).columns >= WIDE
     columns = ["task", *(["metric"] if wide else [])]
     numbers = (">dense", ">pruned", ">recovered", ">allowed", ">margin", ">drop")
-    table = _table(*columns, *numbers, "split", "verdict", gap=2 if wide else 1)
+    table = frameless(*columns, *numbers, "split", "verdict", gap=2 if wide else 1)
     for column in table.columns:
         column.overflow, column.no_wrap = "fold", column.header not in columns
     for v in verdicts:
@@ -162,10 +145,10 @@ def _back_off(found: BackOff, before: Costs) -> list[RenderableType]:
     if not found.given:
         missed = found.attempts[-1].missed
         return [Text(f"nothing was given back: {'nothing was cut' if missed else 'all held on validation'} ({sure})")]
-    table = _table("given back", ">width", "for task", ">MACs")
+    table = frameless("given back", ">width", "for task", ">MACs")
     table.columns[0].overflow = table.columns[2].overflow = "fold"
     for each in found.given:
-        table.add_row(each.group, _change(str(each.before), str(each.after)), each.task, f"+{count(each.macs)}")
+        table.add_row(each.group, change(str(each.before), str(each.after)), each.task, f"+{count(each.macs)}")
     lines: list[RenderableType] = [table]
     for attempt in found.attempts:
         margins = ", ".join(f"{task} {value(margin)}" for task, margin in attempt.margins.items())
@@ -175,7 +158,7 @@ def _back_off(found: BackOff, before: Costs) -> list[RenderableType]:
 
 
 def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:
-    table = _table("cost", ">before", ">after", ">kept", ">budget", "verdict")
+    table = frameless("cost", ">before", ">after", ">kept", ">budget", "verdict")
     for name, key, shown in (("MACs", "macs", count), ("params", "params", count), ("bytes", "bytes", size)):
         old, new, limit = getattr(before, key), getattr(after, key), limits.get(key)
         verdict = Text("")
@@ -201,7 +184,7 @@ def pairs(facts: Iterable[tuple[str, str]], indent: int = 0) -> Table:
     return table
 
 
-def _table(*columns: str, gap: int = 2) -> Table:
+def frameless(*columns: str, gap: int = 2) -> Table:
     """A table without frames; a column that starts with > is right-aligned."""
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for column in columns:

@@ -1,4 +1,4 @@
-"""What `inspect` looks at: the network of a spec, or the one that module:callable returns, for inputs given."""
+"""What `inspect` and `init` look at: the network of a spec, or what module:callable returns, for inputs given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from specs.diagnostics import SpecError
 from specs.model import REFERENCE
 from specs.spec import InputSpec, ModelSpec, Spec, load_spec
 
-__all__ = ["subject"]
+__all__ = ["made_subject", "subject"]
 
 
 def subject(name: str, inputs: Sequence[str], overrides: Sequence[str]) -> Spec:
@@ -27,11 +27,23 @@ def subject(name: str, inputs: Sequence[str], overrides: Sequence[str]) -> Spec:
         return load_spec(name, overrides)
     if overrides:
         raise SpecError.one("S116", "--set belongs to a spec; module:callable has no keys", name)
+    return made_subject(name, inputs)
+
+
+def made_subject(name: str, inputs: Sequence[str], path: Path | None = None) -> Spec:
+    """The spec of module:callable alone, as if it stood in the file `path`, whose folder its module may lie in.
+
+    Raises SpecError: S105, S106 for inputs, S118 where `name` is no module:callable.
+    """
+    if not re.fullmatch(REFERENCE, name):
+        raise SpecError.one("S118", f"must be of the form module:callable, got {name!r}")
     if not inputs:
         hint = "one shape per positional input, batch first: --input 1x3x224x224"
         raise SpecError.one("S106", "--input is missing", name, hint)
     model = ModelSpec(factory=name, inputs=tuple(_input(text) for text in inputs))
-    return Spec.model_validate({"version": 1, "model": model, "passes": [{"uniform": {"ratio": 0.5}}]})
+    spec = Spec.model_validate({"version": 1, "model": model, "passes": [{"uniform": {"ratio": 0.5}}]})
+    spec._path = path
+    return spec
 
 
 def _input(text: str) -> InputSpec:

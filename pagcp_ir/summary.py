@@ -1,13 +1,14 @@
-"""A torch.export program -> GraphSummary: its layers by parameter name, with widths, MACs of one sample, parameters.
+"""A network of torch -> GraphSummary: its layers by parameter name, with widths, MACs of one sample, parameters.
 
-Reads the file alone, so that any .pt2 can be compared, whoever wrote it. MACs: a convolution multiplies its
+Of a .pt2 the file alone is read, so that any .pt2 can be compared, whoever wrote it. MACs: a convolution multiplies its
 whole weight once per output position (per input position when transposed), a linear layer once per position.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from pagcp_ir.channels import ChannelGraph
+from pagcp_ir.cost import costs, layer_costs
 from specs.diagnostics import EmitError
 from specs.diff import GraphSummary, LayerRow
 from specs.plan import Costs
 
-__all__ = ["summary_of_export", "summary_of_pt2"]
+__all__ = ["summary_of_channels", "summary_of_export", "summary_of_pt2"]
 
 _KINDS = {
     "aten.conv1d": "Conv1d",
@@ -34,6 +37,17 @@ _KINDS = {
     "aten.convolution": "Conv",
 }
 _WEIGHT_AT = {"aten.addmm": 2}
+
+
+def summary_of_channels(channels: ChannelGraph, title: str) -> GraphSummary:
+    """The network that the channel graph describes."""
+    sizes = {name: math.prod(info.shape) * info.itemsize for name, info in channels.tensors.items()}
+    rows = []
+    for layer, cost in zip(channels.layers, layer_costs(channels, channels.all), strict=True):
+        now = cost.before
+        bytes_ = sum(sizes[name] for name in layer.tensors)
+        rows.append(LayerRow(layer.name, layer.kind, now.inputs, now.outputs, now.macs, now.params, bytes_))
+    return GraphSummary(title, tuple(rows), costs(channels))
 
 
 def summary_of_pt2(path: str | Path, title: str | None = None) -> GraphSummary:
@@ -56,12 +70,12 @@ def summary_of_export(program: ExportedProgram, title: str) -> GraphSummary:
     rows = tuple(_rows(program))
     parameters = {id(p): p for p in program.parameters()}
     tensors = parameters | {id(b): b for b in program.buffers()}
-    costs = Costs(
-        macs=sum(row.macs for row in rows),
+    total = Costs(
+        macs=sum(row.macs or 0 for row in rows),
         params=sum(p.numel() for p in parameters.values()),
         bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
     )
-    return GraphSummary(title=title, layers=rows, costs=costs)
+    return GraphSummary(title=title, layers=rows, costs=total)
 
 
 def _rows(program: ExportedProgram) -> Iterator[LayerRow]:
@@ -77,7 +91,13 @@ def _rows(program: ExportedProgram) -> Iterator[LayerRow]:
         own = {names[t.name]: _shape(t) for t in tensors if t is not None and t.name in names}
         name = names[weight.name].removesuffix(".weight")
         params = sum(math.prod(shape) for shape in own.values())
-        yield _row(node, name, kind, weight, params, batch)
+        size = sum(t.meta["val"].element_size() * math.prod(_shape(t)) for t in _distinct(tensors, names))
+        yield replace(_row(node, name, kind, weight, params, batch), bytes=size)
+
+
+def _distinct(nodes: Iterable[fx.Node | None], names: Mapping[str, str]) -> Iterable[fx.Node]:
+    """Those that are tensors of the network, each once."""
+    return {names[node.name]: node for node in nodes if node is not None and node.name in names}.values()
 
 
 def _row(node: fx.Node, name: str, kind: str, weight: fx.Node, params: int, batch: int) -> LayerRow:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from specs.graph_diff import Edge, GraphNode, GraphText
+
 if TYPE_CHECKING:
     from pagcp_ir.program import Program
 
-__all__ = ["op_name", "program_text", "type_text"]
+__all__ = ["op_name", "program_graph", "program_text", "type_text"]
 
 _DTYPES = {
     torch.float32: "f32",
@@ -80,3 +82,45 @@ def _argument(value: Any) -> str:
         parts = ["" if p is None else _argument(p) for p in (value.start, value.stop)]
         return ":".join(parts) + (f":{_argument(value.step)}" if value.step is not None else "")
     return repr(value)
+
+
+def program_graph(program: Program, title: str) -> GraphText:
+    """The program for `graph_diff`: what has tensors is matched by its name, inputs and outputs by their places."""
+    modules = dict(program.module.named_modules())
+    nodes: list[GraphNode] = []
+    inputs = 0
+    for node in program.module.graph.nodes:
+        edges = tuple(_edges(node.args)) + tuple(e for k, v in node.kwargs.items() for e in _edges(v, f"{k}="))
+        if node.op == "output":
+            nodes += [GraphNode("", e.type, "return", (e,), f"return {n}") for n, e in enumerate(edges)]
+            continue
+        key, op = op_name(node, modules).lstrip("."), op_name(node, modules)
+        if node.op == "placeholder":
+            key, op = f"input {inputs}", "input"
+            inputs += 1
+        elif node.op == "get_attr":
+            key = op = f"self.{node.target}"
+        elif node.op == "call_module":
+            module = modules[str(node.target)]
+            named = next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+            if named:
+                key = str(node.target)
+            else:  # an activation has no name of its own, be it a module or a function
+                key = type(module).__name__.lower()
+                op = f"{key}({module.extra_repr()})" if module.extra_repr() else key
+        nodes.append(GraphNode(node.name, type_text(node.meta["value"]), op, edges, key))
+    return GraphText(title, tuple(nodes))
+
+
+def _edges(value: Any, label: str = "") -> Iterator[Edge]:
+    """The values in an argument, those in lists one by one."""
+    if isinstance(value, fx.Node):
+        yield Edge(value.name, type_text(value.meta["value"]), value.name, label)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _edges(item, label)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _edges(item, f"{label}{key}=")
+    else:
+        yield Edge(_argument(value), "", None, label)

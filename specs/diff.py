@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from specs.plan import Costs, Plan
@@ -21,23 +21,28 @@ _Call = tuple[str, int]
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A weighted layer: input and output width, MACs of one sample, parameters."""
+    """A weighted layer: input and output width, MACs of one sample, parameters, and their bytes where known.
+
+    `macs` is None where the file leaves sizes open that they depend on.
+    """
 
     name: str
     kind: str
     inputs: int
     outputs: int
-    macs: int
+    macs: int | None
     params: int
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """A network as `diff` sees it."""
+    """A network as `diff` sees it; `notes`: what a person should know of its figures."""
 
     title: str
     layers: tuple[LayerRow, ...]
     costs: Costs
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,16 @@ class Diff:
     rows: tuple[DiffRow, ...]
     before: Costs
     after: Costs
+    notes: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs that is compared: layers, widths, costs; not what tensors hold."""
+        return self.before == self.after and all(row.change == "same" for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The same data in JSON's types."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+        return {**asdict(self), "rows": [asdict(row) for row in self.rows], "equal": self.equal}
 
 
 def summary_of_plan(plan: Plan, side: Literal["before", "after"]) -> GraphSummary:
@@ -72,10 +83,15 @@ def summary_of_plan(plan: Plan, side: Literal["before", "after"]) -> GraphSummar
 
 
 def diff(a: GraphSummary, b: GraphSummary) -> Diff:
-    """What changes from `a` to `b`."""
-    before, after = _calls(a.layers), _calls(b.layers)
+    """What changes from `a` to `b`. Bytes of layers are told only where both networks tell them."""
+    told = all(row.bytes is not None for side in (a, b) for row in side.layers)
+    before, after = (_calls(side.layers if told else _without_bytes(side.layers)) for side in (a, b))
     rows = tuple(_row(before.get(call), after.get(call)) for call in _order(before, after))
-    return Diff(rows, a.costs, b.costs)
+    return Diff(rows, a.costs, b.costs, tuple(f"{side.title}: {note}" for side in (a, b) for note in side.notes))
+
+
+def _without_bytes(layers: Iterable[LayerRow]) -> Iterable[LayerRow]:
+    return (replace(layer, bytes=None) for layer in layers)
 
 
 def _calls(layers: Iterable[LayerRow]) -> dict[_Call, LayerRow]:

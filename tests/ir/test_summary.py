@@ -11,9 +11,9 @@ from torch.export import Dim, export, save
 from torch.nn import functional
 
 from pagcp_ir.analyse import analyse
-from pagcp_ir.cost import costs, layer_costs
+from pagcp_ir.cost import costs
 from pagcp_ir.program import TensorSpec
-from pagcp_ir.summary import summary_of_export, summary_of_pt2
+from pagcp_ir.summary import summary_of_channels, summary_of_export, summary_of_pt2
 from pagcp_ir.trace import trace
 from specs.diagnostics import EmitError
 from specs.diff import LayerRow
@@ -40,11 +40,7 @@ class Net(nn.Module):
 
 
 def rows_of_graph(net: nn.Module) -> tuple[LayerRow, ...]:
-    channels = analyse(trace(net, [TensorSpec((1, 3, 8, 8))]))
-    return tuple(
-        LayerRow(c.name, c.kind, c.before.inputs, c.before.outputs, c.before.macs, c.before.params)
-        for c in layer_costs(channels, channels.all)
-    )
+    return summary_of_channels(analyse(trace(net, [TensorSpec((1, 3, 8, 8))])), "net").layers
 
 
 @pytest.mark.parametrize("decomposed", [False, True])
