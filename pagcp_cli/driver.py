@@ -1,23 +1,23 @@
-"""compile: the pipeline from a spec to an artifact folder, top to bottom.
+"""compile and plan: the pipeline from a spec to an artifact folder, top to bottom.
 
 open the network -> run the passes -> prove the cuts -> measure on test -> export -> write, whole or not at all
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from pagcp_cli.lock import lock_text
+from pagcp_cli.artifact import Made, write_artifact
 from pagcp_cli.network import open_network, user_code
-from pagcp_cli.result import CompileResult, Exported, missed
+from pagcp_cli.result import CompileResult, Exported
 from pagcp_cli.resuming import Run, opened
-from pagcp_ir.emit import EXPORTERS, About
 from pagcp_ir.planning import make_plan
+from pagcp_ir.program import Program
+from pagcp_ir.replay import amendments, require_same_network
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.verify import Verification, require_exact, verify
 from passes import make_pass
@@ -25,16 +25,18 @@ from passes.answers import Answers
 from passes.back_off import back_off
 from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
+from passes.journal import Journal
 from passes.measure import verdicts
 from passes.oracle import RealOracle
 from passes.processes import broadcast_object, is_main, joined, shared_failures
+from passes.resume import Checkpoints
 from passes.tasks import Task, build_tasks
 from specs.back_off import BackOff
 from specs.diagnostics import SpecError
-from specs.plan import Verdict
+from specs.plan import Plan, Verdict
 from specs.spec import Spec
 
-__all__ = ["CompileResult", "Exported", "compile_spec"]
+__all__ = ["CompileResult", "Exported", "compile_spec", "plan_again", "plan_spec"]
 
 
 def compile_spec(
@@ -47,24 +49,96 @@ def compile_spec(
     Raises a PagcpError, and writes nothing, when anything fails; a missed guarantee or budget is no failure: it is
     written, and listed in `missed`. All processes of a launch call this, and get the same; the first one writes.
     """
-    device = _device(spec)
-    passes = tuple(make_pass(step.name, step.options) for step in spec.passes)
+    passes = _passes(spec)
     with joined(), shared_failures(), opened(Path(out), force, resume) as run:
-        program, channels = open_network(spec)
-        tasks = build_tasks(spec)
-        data = load_splits(spec, device) if spec.data is not None else None
-        start = State(program, channels, make_plan(program, channels, channels.all))
-        ctx = _context(spec, run, start, tasks, data, progress)
-        end, backed = run_passes(passes, start, ctx), None
-        if spec.on_miss == "back_off":
-            end, backed = back_off(passes, start, end, ctx)
+        ran = _ran(spec, run, passes, progress)
+        return _written(spec, Path(out), run, ran, spec.export, lambda: _judged(spec, ran))
 
-        def finished() -> CompileResult:
-            verification = _proven(start, end, passes)
-            judged = _judged(spec, start, end, tasks, data)
-            return _written(spec, Path(out), run, end, verification, judged, backed)
 
-        return broadcast_object("the result", finished)
+def plan_spec(
+    spec: Spec, out: str | Path, *, force: bool = False, resume: bool = False, progress: Progress | None = None
+) -> CompileResult:
+    """As `compile_spec`, but only as far as the plan goes, which is the same: no export, no look at test.
+
+    What recovers after the last cut is left out, but for a spec that gives cuts back where recovery falls short.
+    """
+    with joined(), shared_failures(), opened(Path(out), force, resume) as run:
+        ran = _ran(spec, run, _until_planned(spec), progress)
+        return _written(spec, Path(out), run, ran, (), tuple)
+
+
+def plan_again(spec: Spec, plan: Plan, where: str, progress: Progress | None = None) -> Plan:
+    """The plan that `spec` gives now; writes nothing. PlanError L804, before any search, where `plan` is another
+    network's."""
+    with joined(), shared_failures():
+        run = Run(None, Journal(), Checkpoints())
+        ran = _ran(spec, run, _until_planned(spec), progress, lambda found: require_same_network(found, plan, where))
+        return broadcast_object("the plan", lambda: _made(ran).plan)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ran:
+    """Passes that ran from `start` to `end`, and what was given back then."""
+
+    passes: tuple[Pass, ...]
+    start: State
+    end: State
+    backed: BackOff | None
+    tasks: tuple[Task, ...]
+    data: Splits | None
+
+
+def _passes(spec: Spec) -> tuple[Pass, ...]:
+    return tuple(make_pass(step.name, step.options) for step in spec.passes)
+
+
+def _until_planned(spec: Spec) -> tuple[Pass, ...]:
+    """The passes that the plan depends on."""
+    passes = _passes(spec)
+    if spec.on_miss == "back_off":
+        return passes
+    last = max((n for n, step in enumerate(passes) if any(p.kind == "selector" for p in flat([step]))), default=-1)
+    return passes[: last + 1]
+
+
+def _ran(
+    spec: Spec,
+    run: Run,
+    passes: tuple[Pass, ...],
+    progress: Progress | None,
+    check: Callable[[str], None] = lambda fingerprint: None,
+) -> _Ran:
+    """`check` is given the network's fingerprint before anything is searched."""
+    device = _device(spec)
+    program, channels = open_network(spec)
+    start = State(program, channels, make_plan(program, channels, channels.all))
+    check(start.plan.fingerprint)
+    tasks = build_tasks(spec)
+    data = load_splits(spec, device) if spec.data is not None else None
+    ctx = _context(spec, run, start, tasks, data, progress)
+    end, backed = run_passes(passes, start, ctx), None
+    if spec.on_miss == "back_off":
+        end, backed = back_off(passes, start, end, ctx)
+    return _Ran(passes, start, end, backed, tasks, data)
+
+
+def _written(
+    spec: Spec, out: Path, run: Run, ran: _Ran, formats: Sequence[str], judge: Callable[[], tuple[Verdict, ...]]
+) -> CompileResult:
+    def finished() -> CompileResult:
+        assert run.stage is not None  # this is the process that writes
+        return write_artifact(spec, out, run.stage.result, _made(ran, judge), formats)
+
+    return broadcast_object("the result", finished)
+
+
+def _made(ran: _Ran, judge: Callable[[], tuple[Verdict, ...]] = tuple) -> Made:
+    """The end of the run, proven, judged, and with what its plan has to say of tensors that are no slices."""
+    start, end = ran.start, ran.end
+    cut, verification = _proven(start, end, ran.passes)
+    amended = amendments(cut, end.pruned or end.uncut or start.program)
+    plan = replace(end.plan, amended=tuple(sorted(amended)))
+    return Made(end.program, plan, amended, verification, end.decisions, end.searches, judge(), ran.backed)
 
 
 def _device(spec: Spec) -> torch.device:
@@ -104,21 +178,22 @@ def _context(
     return replace(ctx, progress=progress)
 
 
-def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> Verification:
-    """All rounds at once, from the original to the final plan; the cuts alone where more was changed than cut."""
+def _proven(start: State, end: State, passes: tuple[Pass, ...]) -> tuple[Program, Verification]:
+    """All rounds at once, from the original to the final plan: the plain slices, and how exact they are."""
     changed = any(p.kind == "transformer" or getattr(p.options, "compensate", "none") != "none" for p in flat(passes))
     cut = materialise(start.program, start.channels, end.keep) if changed else end.program
     found = verify(start.program, start.channels, end.keep, cut)
     require_exact(found)
-    return found
+    return cut, found
 
 
-def _judged(spec: Spec, start: State, end: State, tasks: tuple[Task, ...], data: Splits | None) -> tuple[Verdict, ...]:
+def _judged(spec: Spec, ran: _Ran) -> tuple[Verdict, ...]:
     """The one look at test, or at validation where there is no test split."""
+    data, tasks, end = ran.data, ran.tasks, ran.end
     if data is None or not tasks or not _judgeable(tasks, data):
         return ()
     split, name = data.judge
-    return verdicts(tasks, start.program, end.pruned or end.program, end.program, split, name, spec.seed)
+    return verdicts(tasks, ran.start.program, end.pruned or end.program, end.program, split, name, spec.seed)
 
 
 def _judgeable(tasks: tuple[Task, ...], data: Splits) -> bool:
@@ -126,57 +201,3 @@ def _judgeable(tasks: tuple[Task, ...], data: Splits) -> bool:
     if any(task.guarantee is not None for task in tasks):
         return bool(data.judge)
     return "test" in data or "validation" in data
-
-
-def _written(
-    spec: Spec,
-    out: Path,
-    run: Run,
-    end: State,
-    verification: Verification,
-    judged: tuple[Verdict, ...],
-    backed: BackOff | None,
-) -> CompileResult:
-    """Export and write down."""
-    assert run.stage is not None  # this is the process that writes
-    folder, limits = run.stage.result, spec.budgets.limits(end.plan.before)
-    lacks = missed(judged, end.plan.after, limits)
-    files, exports = _export(spec, end, folder, lacks)
-    result = CompileResult(
-        out=out,
-        files=tuple(sorted({*files, "plan.json", "evidence.json", "spec.lock.yaml", "journal.jsonl"})),
-        plan=end.plan,
-        decisions=end.decisions,
-        searches=end.searches,
-        verdicts=judged,
-        limits=limits,
-        verification=verification,
-        exports=exports,
-        missed=lacks,
-        back_off=backed,
-    )
-    texts = {
-        "plan.json": result.plan.to_json(),
-        "evidence.json": json.dumps(result.evidence(), indent=2, sort_keys=True, allow_nan=False) + "\n",
-        "spec.lock.yaml": lock_text(spec),
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    return result
-
-
-def _export(spec: Spec, end: State, folder: Path, lacks: tuple[str, ...]) -> tuple[list[str], tuple[Exported, ...]]:
-    """Every export; each says of itself what was promised and missed."""
-    digest = hashlib.sha256(end.plan.to_json().encode()).hexdigest()
-    kept = f"{end.plan.after.macs:,} of {end.plan.before.macs:,} MACs"
-    about = About(
-        title=f"{spec.model.factory or spec.model.program}, pruned by pagcp",
-        lines=(f"Keeps {kept}.", *(f"MISSED: {line}" for line in lacks), f"plan.json sha256: {digest}"),
-    )
-    files: list[str] = []
-    exports: list[Exported] = []
-    for name in spec.export:
-        report = EXPORTERS[name](end.program, folder, about)
-        files += report.files
-        exports.append(Exported(name, report.parity, report.dynamic, report.note))
-    return files, tuple(exports)

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specs.diagnostics import SpecError
+from specs.plan import AMENDED
 
-__all__ = ["JOURNAL", "MARKS", "Stage", "check_target", "staged", "unfinished", "writing"]
+__all__ = ["JOURNAL", "MARKS", "SUMS", "Stage", "check_target", "staged", "unfinished", "writing"]
 
 MARKS = ("plan.json", "spec.lock.yaml")
 """A folder that holds these is a result of an earlier run."""
 JOURNAL = "journal.jsonl"
+SUMS = "SHA256SUMS"
 _WORK = (b'{"kind": "answer"', b'{"kind": "epoch"')
-_OURS = ("plan.json", "evidence.json", "spec.lock.yaml", JOURNAL, "report.html")
+_OURS = ("plan.json", AMENDED, "evidence.json", "spec.lock.yaml", JOURNAL, "report.html", SUMS)
 
 
 @dataclass

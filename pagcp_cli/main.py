@@ -7,7 +7,6 @@ Exit codes (DESIGN section 5): 0 met; 1 expected failure, nothing written; 2 bad
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ import typer
 from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, speaks, told, wrapped
 from pagcp_cli.comparing import diff_command
 from pagcp_cli.explaining import explain_command, passes_command
+from pagcp_cli.plan_commands import apply_command, check_plan, going_on, plan_command, verify_command
 from pagcp_cli.starting import init_command
 
 __all__ = ["app", "main"]
@@ -57,11 +57,22 @@ def compile_command(
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="replace an earlier result in OUT")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run to OUT that was interrupted")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", metavar="PLAN", help="write nothing; exit 1 where SPEC now gives another plan"),
+    ] = None,
+    annotate: Annotated[bool, typer.Option("--annotate", help="with --check: print GitHub annotations")] = False,
     as_json: Json = False,
 ) -> None:
     """Prune the network of SPEC, prove it, write it to OUT."""
+    if check is not None and (out is not None or force or resume):
+        raise typer.BadParameter("writes nothing: leave out -o, --force and --resume", param_hint="--check")
+    if annotate and (check is None or as_json):
+        raise typer.BadParameter("belongs to --check, without --json", param_hint="--annotate")
+    if check is not None:
+        return check_plan(spec, check, overrides, annotate, as_json)
     target = out or Path("out") / spec.stem
-    with told(as_json, lambda: _going_on(target)):
+    with told(as_json, lambda: going_on(target)):
         from specs.spec import load_spec
 
         read = load_spec(spec, overrides or ())
@@ -147,18 +158,11 @@ def schema(as_json: Annotated[bool, typer.Option("--json", help="the same: a sch
         sys.stdout.write(files("specs").joinpath("spec.schema.json").read_text(encoding="utf-8"))
 
 
-def _going_on(target: Path) -> str:
-    """How to go on with what was interrupted, if it left anything."""
-    from pagcp_cli.folder import unfinished
-
-    if not unfinished(target):
-        return ""
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return f"  what was found so far is kept; to go on: {shlex.join(['pagcp', *words, '--resume'])}\n"
-
-
 app.command("diff")(diff_command)
 app.command("init")(init_command)
+app.command("plan")(plan_command)
+app.command("apply")(apply_command)
+app.command("verify")(verify_command)
 app.command("passes")(passes_command)
 app.command("explain")(explain_command)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pagcp_cli.folder import Stage, staged
+from pagcp_cli.sums import seal
 from pagcp_ir.planning import fingerprint
 from pagcp_ir.program import Program
 from passes.data import Batch
@@ -75,16 +76,18 @@ def opened(out: Path, force: bool, resume: bool) -> Iterator[Run]:
     if not is_main():  # the first process writes for all
         yield Run(None, Journal(), Checkpoints())
         return
-    with staged(out, force, resume) as stage, Journal(stage.journal, stage.rows) as journal:
-        try:
-            yield Run(stage, journal, Checkpoints(stage.checkpoints))
-        except PagcpError as error:
-            stage.keep = journal.worked and isinstance(error, _MAY_PASS)
-            raise
-        except BaseException:
-            stage.keep = journal.worked
-            raise
-        stage.keep = journal.worked  # until it is published
+    with staged(out, force, resume) as stage:
+        with Journal(stage.journal, stage.rows) as journal:
+            try:
+                yield Run(stage, journal, Checkpoints(stage.checkpoints))
+            except PagcpError as error:
+                stage.keep = journal.worked and isinstance(error, _MAY_PASS)
+                raise
+            except BaseException:
+                stage.keep = journal.worked
+                raise
+            stage.keep = journal.worked  # until it is published
+        seal(stage.result)
 
 
 def _identity(spec: Spec, program: Program, batches: Sequence[Batch]) -> dict[str, Any]:
@@ -120,8 +123,8 @@ def _told(key: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         old, new = (", ".join(f"{name} {each}" for name, each in part[key].items()) for part in (found, own))
         return f"of other versions: {old}; here are {new}"
     if key == "code":
-        old, new = (part.get("code") or {} for part in (found, own))
-        changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        was, now = (part.get("code") or {} for part in (found, own))
+        changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
         return f"of other code: {', '.join(changed)}"
     return {
         "network": "of another network: its tensors or its code changed",

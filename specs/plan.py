@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
+    "AMENDED",
     "Costs",
     "Cut",
     "Decision",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 VERSION = 1
+AMENDED = "plan.safetensors"
 Range = tuple[int, int]
 Tensors = Mapping[str, Mapping[int, tuple[Range, ...]]]
 
@@ -91,7 +93,8 @@ class LayerCost:
 class Plan:
     """What is cut and what that saves.
 
-    `tensors`: per changed tensor and dim the ranges that are kept, over the original width.
+    `tensors`: per changed tensor and dim the ranges that are kept, over the original width. `amended`: the tensors of
+    the cut network that are not that slice of the original's; their values lie in the file AMENDED beside the plan.
     """
 
     cuts: tuple[Cut, ...]
@@ -101,6 +104,7 @@ class Plan:
     layers: tuple[LayerCost, ...]
     tensors: Tensors = field(hash=False)
     fingerprint: str
+    amended: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The canonical text: sorted keys, no floats, a newline at the end."""
@@ -108,7 +112,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The data of `to_json`, in JSON's types."""
-        return {
+        data: dict[str, Any] = {
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "costs": {"before": asdict(self.before), "after": asdict(self.after)},
@@ -122,6 +126,7 @@ class Plan:
                 name: {str(dim): _lists(kept) for dim, kept in dims.items()} for name, dims in self.tensors.items()
             },
         }
+        return {**data, "amended": list(self.amended)} if self.amended else data
 
     @staticmethod
     def from_json(text: str, where: str = "plan.json") -> Plan:

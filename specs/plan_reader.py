@@ -44,7 +44,8 @@ def plan_of_json(text: str, where: str) -> Plan:
     """The plan of that text, every value checked. PlanError otherwise."""
     place = _Place(where, "", _parsed(text, where))
     place.check_version()
-    top = place.fields("version", "fingerprint", "costs", "cuts", "pins", "layers", "tensors")
+    needed = ("version", "fingerprint", "costs", "cuts", "pins", "layers", "tensors")
+    top = place.fields(*needed, optional=("amended",))
     costs = top["costs"].fields("before", "after")
     budget = _Budget(MAX_INDICES)
     plan = Plan(
@@ -55,6 +56,7 @@ def plan_of_json(text: str, where: str) -> Plan:
         layers=tuple(_layer(item) for item in top["layers"].items()),
         tensors={name: _dims(dims) for name, dims in top["tensors"].entries()},
         fingerprint=top["fingerprint"].text(),
+        amended=_names(top["amended"]) if "amended" in top else (),
     )
     _each_once(top["cuts"], [cut.group for cut in plan.cuts])
     return plan
@@ -113,12 +115,12 @@ class _Place:
             _Place(self.where, f"a key of {self.path}", key).text()
             yield key, self.inside(key, value)
 
-    def fields(self, *names: str) -> dict[str, _Place]:
-        """The fields of an object that has exactly these."""
+    def fields(self, *names: str, optional: tuple[str, ...] = ()) -> dict[str, _Place]:
+        """The fields of an object that has exactly these, and may have the optional ones."""
         found = dict(self.entries())
         for name in found:
-            if name not in names:
-                self.refuse(f"has an unknown key {_shown(name)}", nearest(name, names))
+            if name not in (*names, *optional):
+                self.refuse(f"has an unknown key {_shown(name)}", nearest(name, (*names, *optional)))
         for name in names:
             if name not in found:
                 self.refuse(f"has no key {name}")
@@ -225,6 +227,14 @@ def _dims(place: _Place) -> dict[int, tuple[Range, ...]]:
         if not re.fullmatch(r"0|[1-9][0-9]?", key):
             place.refuse(f"has the key {_shown(key)}, which is not a dim")
         found[int(key)] = kept.ranges(MAX_WIDTH)
+    return found
+
+
+def _names(place: _Place) -> tuple[str, ...]:
+    """Names in their order, each once, so that equal sets are written alike."""
+    found = tuple(item.text() for item in place.items())
+    if not found or list(found) != sorted(set(found)):
+        place.refuse("must be names in their order, each once, and at least one")
     return found
 
 

@@ -19,7 +19,7 @@ from pagcp_ir.emit.source import source_of
 from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
 
-__all__ = ["write"]
+__all__ = ["imported", "write"]
 
 SOURCE, WEIGHTS = "model.py", "model.safetensors"
 TOLERANCE = 1e-6
@@ -35,7 +35,7 @@ def write(program: Program, folder: Path, about: About) -> ExportReport:
     paths = (folder / SOURCE, folder / WEIGHTS)
     try:
         paths[0].write_text(source.text, encoding="utf-8", newline="\n")
-        emitted = _import(paths[0])
+        emitted = imported(paths[0])
         net = getattr(emitted, source.name)()
         tensors = {name: _tensor(module, name) for name in net.state_dict()}
         save_file(tensors, paths[1])
@@ -70,7 +70,7 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         return module(*(x.clone() for x in inputs))
 
 
-def _import(path: Path) -> Any:
+def imported(path: Path) -> Any:
     """The file as a module of its own that sys.modules never sees."""
     spec = importlib.util.spec_from_file_location("model", path)
     assert spec is not None

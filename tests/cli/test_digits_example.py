@@ -17,6 +17,7 @@ from tests.running import EXAMPLES, ROOT, pagcp
 
 FILES = {
     "plan.json",
+    "SHA256SUMS",
     "evidence.json",
     "spec.lock.yaml",
     "journal.jsonl",

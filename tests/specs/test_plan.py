@@ -103,6 +103,7 @@ PLANS = st.builds(
     layers=st.lists(st.builds(LayerCost, NAMES, NAMES, SIZES, SIZES), max_size=2).map(tuple),
     tensors=TENSORS,
     fingerprint=NAMES,
+    amended=st.sets(NAMES, max_size=3).map(lambda found: tuple(sorted(found))),
 )
 
 
