@@ -29,7 +29,7 @@ def diff_command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare networks: widths, MACs, parameters, bytes per layer; or node by node."""
+    """Compare two networks, layer by layer or node by node."""
     with told(as_json, failing=2 if exit_code else None):
         from pagcp_cli.diffed import diff_markdown, diff_report, graph_report
         from pagcp_cli.summaries import diff, diff_graphs

@@ -19,7 +19,7 @@ def passes_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the passes that a spec can name, with their options, defaults and what they are for."""
+    """List the passes, their options and defaults."""
     with told(as_json):
         from pagcp_cli.explained import passes_report
         from specs.catalogue import catalogue
@@ -37,7 +37,7 @@ def explain_command(
     code: Annotated[str, typer.Argument(metavar="CODE", help="as in error[S104]", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Say what an error code means, how one gets there, and what to do."""
+    """Say what an error code means and what to do."""
     with told(as_json):
         from pagcp_cli.explained import explanation_report
         from specs.explanations import explain

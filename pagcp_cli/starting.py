@@ -24,7 +24,7 @@ def init_command(
     force: Annotated[bool, typer.Option("--force", help="replace FILE")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a first spec of a network: its groups, its outputs, the heads to protect, what to fill in."""
+    """Write a first spec of a network, with what was found in it."""
     with told(as_json):
         from pagcp_cli.folder import writing
         from pagcp_cli.subject import made_subject

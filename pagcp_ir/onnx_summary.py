@@ -127,7 +127,7 @@ class OnnxGraph:
         """One node per value that is computed, and inputs and outputs."""
         given = [i.name for i in self.model.graph.input if i.name not in self._constants]
         nodes = [GraphNode(name, self._type(name), "input", (), f"input {n}") for n, name in enumerate(given)]
-        nodes += [self._node(node) for node in self.model.graph.node if node.output[0] not in self._constants]
+        nodes += [self._node(node) for node in self.model.graph.node if _made(node)[0] not in self._constants]
         for n, made in enumerate(self.model.graph.output):
             edge = Edge(made.name, self._type(made.name), made.name)
             nodes.append(GraphNode("", edge.type, "return", (edge,), f"return {n}"))
@@ -237,14 +237,14 @@ class OnnxGraph:
     def _node(self, node: Any) -> GraphNode:
         named = node.input[1] if node.op_type == "BatchNormalization" else self._weight(node)
         attributes = ", ".join(f"{a.name}={_attribute(a)}" for a in sorted(node.attribute, key=lambda a: a.name))
-        made = ", ".join(self._type(name) for name in node.output if name)
+        first, *others = _made(node)
         return GraphNode(
-            name=node.output[0],
-            type=made,
+            name=first,
+            type=", ".join(map(self._type, (first, *others))),
             op=f"{node.op_type}({attributes})" if attributes else str(node.op_type),
             edges=tuple(self._edge(name) for name in node.input),
             key=f"{node.op_type} {self._layer_name(named)}" if named is not None else str(node.op_type),
-            others=tuple(name for name in node.output[1:] if name),
+            others=tuple(others),
         )
 
     def _edge(self, name: str) -> Edge:
@@ -278,6 +278,11 @@ def _kind(node: Any, shape: Sequence[int]) -> tuple[str, int, int]:
     if attributes.get("transB"):
         inputs, outputs = outputs, inputs
     return ("Linear" if plain else str(node.op_type)), inputs, outputs
+
+
+def _made(node: Any) -> list[str]:
+    """The values that the node makes; outputs that nobody asks for have no name."""
+    return [name for name in node.output if name] or [""]
 
 
 def _value_of(info: Any) -> _Value:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pagcp_cli import compile_spec, diff, load_spec
 from pagcp_cli.main import app
 from tests.cli.projects import SPEC, project
-from tests.running import Ran
+from tests.running import ROOT, Ran
 
 Golden = Callable[[str, str], None]
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -143,3 +143,10 @@ def test_what_is_refused(made: Path, names: tuple[str, ...], message: str) -> No
     assert ran.code in (1, 2)
     assert ran.out == ""
     assert message in ran.err
+
+
+def test_the_page_shows_what_is_printed(made: Path) -> None:
+    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    assert run("net.yaml", "out/model.pt2", folder=made).out in page
+    shown = page.partition("```diff\n")[2].partition("```")[0]
+    assert shown in run("net.yaml", "out", "--graph", folder=made).out

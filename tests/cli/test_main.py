@@ -98,7 +98,7 @@ def test_validate_says_what_it_understood() -> None:
     assert max(map(len, ran.out.splitlines()[1:])) <= 80
 
 
-@pytest.mark.parametrize("command", ["help", "bare help", "validate", "diff", "schema"])
+@pytest.mark.parametrize("command", ["help", "bare help", "validate", "diff", "schema", "passes", "explain"])
 def test_torch_is_not_imported(command: str, tmp_path: Path) -> None:
     spec = project(tmp_path)
     plan = tmp_path / "plan.json"
@@ -109,6 +109,8 @@ def test_torch_is_not_imported(command: str, tmp_path: Path) -> None:
         "validate": ["validate", str(spec)],
         "diff": ["diff", str(plan), str(plan)],
         "schema": ["schema"],
+        "passes": ["passes"],
+        "explain": ["explain", "S104"],
     }[command]
     done = subprocess.run(
         [sys.executable, "-c", TORCH_FREE, *arguments], capture_output=True, text=True, cwd=ROOT, check=False

@@ -17,12 +17,14 @@ from specs.plan import Costs
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
-def saved(folder: Path, size: int | str = 8, kind: int = TensorProto.FLOAT) -> Path:
+def saved(folder: Path, size: int | str = 8, batch: int | str = "N") -> Path:
     """Conv with 2 parts and a norm, a transposed conv, a linear layer by Gemm, one by MatMul; a batch that is free."""
     shapes: dict[str, tuple[int, ...]] = {"conv.weight": (6, 2, 3, 3), "up.weight": (6, 4, 2, 2), "fc.weight": (5, 4)}
     shapes |= {"fc.bias": (5,), "mix": (5, 7)} | {f"norm.{part}": (6,) for part in ("w", "b", "mean", "var")}
     sizes = {name: bytes(4 * math.prod(dims)) for name, dims in shapes.items()}
-    tensors = [helper.make_tensor(name, kind, dims, sizes[name], raw=True) for name, dims in shapes.items()]
+    tensors = [
+        helper.make_tensor(name, TensorProto.FLOAT, dims, sizes[name], raw=True) for name, dims in shapes.items()
+    ]
     nodes = [
         helper.make_node("Conv", ["x", "conv.weight"], ["a"], group=2, pads=[1, 1, 1, 1], strides=[2, 2]),
         helper.make_node("BatchNormalization", ["a", "norm.w", "norm.b", "norm.mean", "norm.var"], ["n"]),
@@ -33,8 +35,8 @@ def saved(folder: Path, size: int | str = 8, kind: int = TensorProto.FLOAT) -> P
         helper.make_node("Identity", ["mix"], ["mixed"]),
         helper.make_node("MatMul", ["g", "mixed"], ["y"]),
     ]
-    x = helper.make_tensor_value_info("x", kind, ["N", 4, size, size])
-    y = helper.make_tensor_value_info("y", kind, None)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 4, size, size])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "net", [x], [y], tensors)
     path = folder / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
@@ -52,6 +54,11 @@ def test_by_hand(tmp_path: Path) -> None:
     params = 108 + 96 + 25 + 35 + 12
     assert found.costs == Costs(108 * 16 + 96 * 16 + 20 + 35, params, 4 * (params + 12))
     assert found.notes == ()
+
+
+def test_macs_are_those_of_one_sample(tmp_path: Path) -> None:
+    free = open_onnx(saved(tmp_path)).summary()
+    assert open_onnx(saved(tmp_path, batch=5)).summary().layers == free.layers
 
 
 def test_sizes_that_are_open(tmp_path: Path) -> None:
