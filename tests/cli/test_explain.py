@@ -64,7 +64,9 @@ def test_the_passes(columns: int, golden: Golden) -> None:
     ran = run("passes", columns=columns)
     assert (ran.code, ran.err) == (0, "")
     assert max(map(len, ran.out.splitlines())) <= columns
-    golden(f"passes_{columns}.txt", ran.out)
+    one = run("passes", "uniform", columns=columns).out
+    assert ran.out.startswith(f"{one}\n")
+    golden(f"passes_uniform_{columns}.txt", one)
 
 
 def test_every_option_is_told_with_its_default() -> None:
