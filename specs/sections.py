@@ -150,7 +150,7 @@ class Guarantee(Model):
         return dense - drop if higher_is_better else dense + drop
 
     def met(self, dense: float, pruned: float, higher_is_better: bool) -> bool:
-        """Whether `pruned` keeps the guarantee; NaN never does. A rounding error of 1e-9 is not held against it."""
+        """Whether `pruned` keeps the guarantee; NaN never does. What rounding makes is not held against it."""
         return self.room(dense, pruned, higher_is_better) >= -self.slack(dense, higher_is_better)
 
     def room(self, dense: float, pruned: float, higher_is_better: bool) -> float:
@@ -162,7 +162,8 @@ class Guarantee(Model):
     def slack(self, dense: float, higher_is_better: bool) -> float:
         """The rounding error that is not held against a value."""
         bound = self.allowed(dense, higher_is_better)
-        return 1e-9 * max(1.0, abs(bound)) if math.isfinite(bound) else 0.0
+        # torchmetrics counts in single precision: 77 of 100 is 0.7699999809, and 3 points below 80 of 100
+        return max(1e-9, 2.0**-22 * abs(bound)) if math.isfinite(bound) else 0.0
 
 
 def _callable_with_arguments(value: Any) -> Any:

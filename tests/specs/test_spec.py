@@ -151,6 +151,13 @@ def test_guarantees(guarantee: Guarantee, dense: float, higher: bool, allowed: f
     assert not guarantee.met(dense, math.nan, higher)
 
 
+def test_an_allowed_value_in_single_precision_is_allowed() -> None:
+    """80 of 100, and 77 of them, as torchmetrics gives them."""
+    guarantee = Guarantee.model_validate({"max_drop": "3pp"})
+    assert guarantee.met(0.800000011920929, 0.7699999809265137, True)
+    assert not guarantee.met(0.800000011920929, 0.7699899809265137, True)
+
+
 def test_a_perfect_metric_may_be_infinite() -> None:
     assert Guarantee(max_drop=HALF).met(30.0, math.inf, True)
     assert Guarantee(max_drop=HALF).met(math.inf, math.inf, True)
