@@ -1,6 +1,6 @@
 """What the worked examples share: a dense network trained once for the tasks of a spec, the compile, its figures.
 
-docs/examples.md shows what bench/results holds, between the marks <!-- NAME --> and <!-- end of NAME -->.
+docs/examples.md shows what bench/results holds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from torch import nn
 
 from bench.oracle_speed.cases import data_folder
+from bench.pages import put
 from bench.quick_quality.cached import written
 from bench.quick_quality.training import Augment, Part, Recipe, trained
 from pagcp_cli import compile_spec, load_spec
@@ -29,7 +29,7 @@ from pagcp_cli.numbers import count, percent, value
 from pagcp_cli.render import compile_report
 from passes.tasks import build_tasks
 
-__all__ = ["PAGE", "RESULTS", "Worked", "shown", "table"]
+__all__ = ["PAGE", "RESULTS", "Worked", "table"]
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "examples.md"
@@ -90,7 +90,7 @@ class Worked:
         text = json.dumps({**kept, "seconds": round(time.perf_counter() - began), "setting": setting}, indent=1)
         if not given.set:
             (RESULTS / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
-            PAGE.write_text(shown(PAGE.read_text(encoding="utf-8"), self.name, json.loads(text)), encoding="utf-8")
+            put(self.name, table(json.loads(text)), PAGE)
         print(text if given.json else compile_report(result))
         return result.exit_code
 
@@ -101,21 +101,15 @@ class Worked:
         return there
 
 
-def shown(page: str, name: str, found: Mapping[str, Any]) -> str:
-    """The page with these figures between the marks of that name."""
-    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    return re.sub(f"{first}.*?{last}", lambda _: f"{first}\n{table(found)}\n{last}", page, flags=re.DOTALL)
-
-
 def table(found: Mapping[str, Any]) -> str:
     """A row per task, and what is kept."""
-    lines = ["| task | dense | cut | recovered | allowed | |", "|---|---|---|---|---|---|"]
+    lines = ["task          dense      cut  recovered  allowed"]
     for row in found["verdicts"]:
-        numbers = " | ".join(value(row[key]) for key in ("dense", "pruned", "recovered", "allowed"))
-        lines.append(f"| {row['task']} | {numbers} | {'met' if row['met'] else 'MISSED'} |")
+        dense, pruned, recovered, allowed = (value(row[key]) for key in ("dense", "pruned", "recovered", "allowed"))
+        verdict = "met" if row["met"] else "MISSED"
+        lines.append(f"{row['task']:10}{dense:>9}{pruned:>9}{recovered:>11}{allowed:>9}  {verdict}")
     before, after = (found["costs"][key] for key in ("before", "after"))
-    told = {
-        key: f"{count(before[key])} to {count(after[key])} {name} ({percent(after[key], before[key])})"
-        for key, name in (("macs", "MACs"), ("params", "parameters"))
-    }
-    return "\n".join([*lines, "", f"{told['macs']}, {told['params']}; {found['seconds']} s."])
+    for key, name in (("macs", "MACs"), ("params", "parameters")):
+        share = percent(after[key], before[key])
+        lines.append(f"{name:10}{count(before[key]):>9}{count(after[key]):>9}{share:>11}")
+    return "\n".join(lines)
