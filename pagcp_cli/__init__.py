@@ -12,9 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pagcp_cli.driver import compile_spec
+    from pagcp_cli.applying import apply_spec
+    from pagcp_cli.driver import compile_spec, plan_spec
     from pagcp_cli.result import CompileResult
     from pagcp_cli.summaries import diff
+    from pagcp_cli.verifying import verify_folder
     from pagcp_ir.apply_plan import apply_plan
     from specs.diagnostics import Diagnostic, PagcpError
     from specs.plan import Plan, read_plan
@@ -27,10 +29,13 @@ __all__ = [
     "Plan",
     "Spec",
     "apply_plan",
+    "apply_spec",
     "compile_spec",
     "diff",
     "load_spec",
+    "plan_spec",
     "read_plan",
+    "verify_folder",
 ]
 __version__ = "0.1.0"
 
@@ -41,10 +46,13 @@ _HOME = {
     "Plan": "specs.plan",
     "Spec": "specs.spec",
     "apply_plan": "pagcp_ir.apply_plan",
+    "apply_spec": "pagcp_cli.applying",
     "compile_spec": "pagcp_cli.driver",
     "diff": "pagcp_cli.summaries",
     "load_spec": "specs.spec",
+    "plan_spec": "pagcp_cli.driver",
     "read_plan": "specs.plan",
+    "verify_folder": "pagcp_cli.verifying",
 }
 
 

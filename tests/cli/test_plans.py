@@ -193,8 +193,8 @@ def test_a_plan_without_its_tensors_is_refused(copied: Path) -> None:
     beside.unlink()
     named = ", ".join(f"`{name}`" for name in read_plan(plan).amended)
     assert refused(copied) == (
-        f"P/out/net-plan/plan.json  error[L807]: the cut network holds {len(tensors)} tensors that are no slices of the "
-        f"original's ({named}), and plan.safetensors is not there\n"
+        f"P/out/net-plan/plan.json  error[L807]: the cut network holds {len(tensors)} tensors that are no slices of "
+        f"the original's ({named}), and plan.safetensors is not there\n"
         "  hint: copy plan.safetensors, which was written beside plan.json, as plan.safetensors"
     )
     save_file(tensors, beside, metadata={"plan": "another"})
