@@ -6,6 +6,7 @@ On 80 columns and without colour every fact is there; a terminal that has room g
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
@@ -85,9 +86,10 @@ def _figures(layer: LayerRow | None, sizes: bool) -> Sequence[str]:
 
 
 def _bar(before: int, after: int) -> str:
-    """As much of the wider of the two as the second network has."""
+    """As much of the wider of the two as the second network has; of plain letters where stdout takes no others."""
+    cells = "█░" if (sys.stdout.encoding or "").lower().startswith("utf") else "#."
     full = round(_BAR * after / max(before, after, 1))
-    return "█" * full + "░" * (_BAR - full)
+    return cells[0] * full + cells[1] * (_BAR - full)
 
 
 def _total(found: Diff) -> Sequence[str]:

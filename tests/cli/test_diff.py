@@ -69,6 +69,12 @@ def test_a_spec_and_what_was_made_of_it(made: Path, columns: int, golden: Golden
     golden(f"diff_spec_{columns}.txt", ran.out)
 
 
+def test_a_terminal_of_plain_letters(made: Path) -> None:
+    files = [str(made / name) for name in ("net.yaml", "out/model.pt2")]
+    done = CliRunner(charset="ascii").invoke(app, ["diff", *files], env={"COLUMNS": "120"})
+    assert (done.exit_code, done.stdout.count("#####.....")) == (0, 2)
+
+
 def test_every_layer_at_both_widths_has_the_same_figures(made: Path) -> None:
     narrow, wide = (run("net.yaml", "out/model.pt2", columns=c, folder=made).out for c in (80, 120))
     for line in narrow.splitlines()[1:-1]:
