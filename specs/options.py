@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
@@ -151,6 +151,24 @@ def _floor(value: Any) -> Any:
     return value
 
 
+def _number_or_auto(above: float, most: float, kind: type[int] | type[float]) -> Callable[[Any], Any]:
+    """Checks what is a number or auto: a choice of types would say each of its complaints."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value == "auto":
+            return value
+        if not _number(value) or (kind is int and not isinstance(value, int)):
+            raise Problem(
+                "S105", f"must be {'a whole' if kind is int else 'a'} number or auto, got {shown(value)}"
+            ).error
+        if not above < value <= most:
+            least = f"at least {above + 1:g}" if kind is int else f"above {above:g}"
+            raise Problem("S104", f"must be {least} and at most {most:g}, or auto, got {shown(value)}").error
+        return value
+
+    return check
+
+
 class PagcpOptions(SelectorOptions):
     """Group by group, as deep as every task tolerates (arXiv 2303.11923)."""
 
@@ -166,7 +184,9 @@ class PagcpOptions(SelectorOptions):
         default=None,
         description="rises are measured over no less than this loss: one number, or by task",
     )
-    total: Annotated[float, Field(gt=1, le=1e6)] | Literal["auto"] = Field(
+    total: Annotated[
+        Annotated[float, Field(gt=1, le=1e6)] | Literal["auto"], BeforeValidator(_number_or_auto(1, 1e6, float))
+    ] = Field(
         default="auto",
         description="T: factor on a task's loss if all groups use up their tolerance; auto: the least for the budgets",
     )
@@ -197,13 +217,15 @@ class PagcpOptions(SelectorOptions):
         description="marginal: the cheapest step next; published: group by group, as the paper does; certified: that, "
         "with few evaluations",
     )
-    moves: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = Field(
+    moves: Annotated[
+        Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"], BeforeValidator(_number_or_auto(-1, 10_000, int))
+    ] = Field(
         default="auto",
         description="search: marginal: in about how many cuts the budgets are met; 0: by single steps of the grid; "
         "auto: 12, or a quarter more than there are groups",
     )
     swaps: int = Field(
-        default=10, ge=0, le=10_000, description="search: marginal: how many swaps of steps to try at the end"
+        default=0, ge=0, le=10_000, description="search: marginal: how many swaps of steps to try at the end"
     )
     quirks: bool = Field(
         default=False, description="search: published decides as the authors' code does, quirks and all"

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from bench.oracle_speed.cases import data_folder
+from bench.pages import put
 from bench.quick_quality.arms import ARMS, Arm
 from bench.quick_quality.cases import Case
 from bench.quick_quality.cells import cell, dense
 from bench.quick_quality.cifar import resnet20
 from bench.quick_quality.mtfl import mtfl
-from bench.quick_quality.summary import beaten, summed, table
+from bench.quick_quality.summary import beaten, summed, tables
 
 RESULT = Path(__file__).parents[1] / "results" / "quick_quality.json"
 CASES: Mapping[str, tuple[str, Callable[[Path], Case]]] = {
@@ -47,7 +48,9 @@ def main() -> int:
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(text + "\n", encoding="utf-8")
-    print(text if given.json else "\n\n".join(table(name, each) for name, each in found.items()))
+    if given.out == RESULT:
+        put("quick_quality", tables(found))
+    print(text if given.json else tables(found))
     return 0
 
 

@@ -14,7 +14,7 @@ from bench.quick_quality.arms import ARMS, PEERS
 from bench.quick_quality.cases import Case
 from bench.quick_quality.cells import Cell
 
-__all__ = ["STAGES", "beaten", "summed", "table"]
+__all__ = ["STAGES", "beaten", "summed", "table", "tables"]
 
 STAGES = ("before", "after")
 """Of fine-tuning."""
@@ -51,6 +51,11 @@ def beaten(arms: Rows) -> dict[str, dict[str, bool]]:
 
 def _below(ours: Rows, theirs: Rows) -> bool:
     return bool(theirs["mean"] - ours["mean"] > max(ours["spread"] or 0.0, theirs["spread"] or 0.0))
+
+
+def tables(cases: Rows) -> str:
+    """All of it."""
+    return "\n\n".join(table(name, found) for name, found in cases.items())
 
 
 def table(name: str, found: Rows) -> str:

@@ -242,6 +242,13 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:5:21  error[S110]: passes[0].finetune.trainer needs model.factory, whose model it trains\n"
         "  hint: leave out trainer, or give the model's factory and weights",
     ),
+    "neither numbers nor auto": (
+        MODEL + TASKS + "passes: [pagcp: {total: 0.5, moves: x}, pagcp: {total: none, moves: 1.5}]\n",
+        "face.yaml:5:25  error[S104]: passes[0].pagcp.total must be above 1 and at most 1e+06, or auto, got 0.5\n"
+        "face.yaml:5:37  error[S105]: passes[0].pagcp.moves must be a whole number or auto, got 'x'\n"
+        "face.yaml:5:56  error[S105]: passes[1].pagcp.total must be a number or auto, got 'none'\n"
+        "face.yaml:5:69  error[S105]: passes[1].pagcp.moves must be a whole number or auto, got 1.5",
+    ),
     "total auto without budgets": (
         MODEL + TASKS + "passes: [pagcp: {total: auto}]\n",
         "face.yaml:5:25  error[S106]: passes[0].pagcp.total is missing\n"
