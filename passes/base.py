@@ -242,8 +242,8 @@ def cut_to(step: Pass, before: State, after: State, ctx: Context) -> State:
         raise ContractError(f"the selector {step.name!r} took back earlier cuts")
     if bool((~new & ~before.channels.free).any()) or not legal(before.channels, new):
         raise ContractError(f"the selector {step.name!r} made a plan that is not legal")
-    if np.array_equal(old, new):
-        return after
+    if np.array_equal(old, new):  # and the costs of what is there, with the biases that compensation made
+        return replace(after, plan=before.plan)
     here = before.here
     program = materialise(before.program, here, new)
     require_exact(verify(before.program, here, new, program))
