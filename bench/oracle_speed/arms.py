@@ -30,10 +30,10 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "published": {"search": "published"},
     "certified": {"search": "certified"},
     "racing": {"search": "certified", "confidence": 0.999},
-    "marginal": {"search": "marginal"},
-    "marginal_racing": {"search": "marginal", "confidence": 0.999},
+    "marginal": {"search": "marginal", "swaps": 10},
+    "marginal_racing": {"search": "marginal", "swaps": 10, "confidence": 0.999},
 }
-"""Those of ours, by what they differ in. The marginal ones go on to the published one's MACs."""
+"""Those of ours, by what they differ in. The marginal ones go on to the published one's MACs, and then try swaps."""
 
 
 @dataclass(frozen=True)
