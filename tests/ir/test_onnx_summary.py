@@ -100,6 +100,12 @@ def test_published_figures(name: str, layers: int, params: int, macs: float) -> 
     assert found.costs.bytes == 4 * params
 
 
+def test_a_file_without_nodes(tmp_path: Path) -> None:
+    onnx.save(onnx.ModelProto(), tmp_path / "net.onnx")
+    with pytest.raises(EmitError, match="the file cannot be read as ONNX: it holds no graph"):
+        open_onnx(tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize("data", [b"", b"nothing", b"\x08"])
 def test_a_foreign_file(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "net.onnx").write_bytes(data)
