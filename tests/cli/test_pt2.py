@@ -87,8 +87,7 @@ def test_the_lock_and_inspect_know_the_file(tmp_path: Path) -> None:
 
 def test_from_the_command_line_twice(tmp_path: Path) -> None:
     """What was pruned is pruned again from its own model.pt2."""
-    spec = given(tmp_path, exported(network()), PROGRAM.replace("export: [python]", "export: [python, pt2, onnx]"))
-    assert pagcp("validate", spec).code == 0
+    spec = given(tmp_path, exported(network()), PROGRAM.replace("export: [python]", "export: [python, pt2]"))
     assert pagcp("compile", spec, "-o", tmp_path / "out").code == 0
     spec.write_text(spec.read_text().replace("net.pt2", "out/model.pt2"))
     ran = pagcp("compile", spec, "-o", tmp_path / "again", "--json")
