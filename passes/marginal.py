@@ -49,6 +49,7 @@ def marginal(space: Space, options: PagcpOptions, appraiser: Appraiser | None = 
         swaps=swaps,
         undone=undone,
         path=path,
+        start=base,
     )
     return Outcome(walk.keep, tuple(_decisions(walk)), record)
 

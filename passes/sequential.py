@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pagcp_ir.channels import Keep
 from passes.closeness import of_rises
 from passes.schedule import total_of
 from passes.space import Evaluation, Losses, Outcome, Space, Verdict, finite_base, rise, scales, worst_rise
 from specs.options import PagcpOptions
-from specs.plan import Decision
-from specs.search import SearchRecord
+from specs.plan import Decision, ranges
+from specs.search import PathStep, SearchRecord
 
 __all__ = [
     "Base",
@@ -205,6 +207,8 @@ def in_turn(name: str, space: Space, options: PagcpOptions, factor: float, find:
         total=total_of(options.tolerance, factor, len(space.groups)),
         growth=factor,
         unknown=sum(finding.unknown for finding in found.values()),
+        path=_path(space, steps, scale, options.tolerance) if len(applied) == len(steps) else (),
+        start=losses,
     )
     return Outcome(keep, tuple(_decisions(space, found, keep, applied)), record, _ordered(span, factor))
 
@@ -265,6 +269,18 @@ def _dearness(space: Space, steps: Sequence[Step]) -> list[float]:
         found.append(step.gain / (saved or TINY))
         keep = after
     return found
+
+
+def _path(space: Space, steps: Sequence[Step], scale: Mapping[str, float], tolerance: float) -> tuple[PathStep, ...]:
+    """The steps as the search made them; none where it did not go on from each."""
+    path, keep, cost = list[PathStep](), space.start, space.cost(space.start)
+    for step in steps if all(step.carried for step in steps) else ():
+        before, units, cost = cost, space.units(step.group), space.cost(step.keep)
+        removed = ranges(int(i) for i in np.flatnonzero(keep[units] & ~step.keep[units]))
+        price = max(0.0, step.rise - 1) / (tolerance * scale[step.task]) / ((before - cost) or TINY)
+        path.append(PathStep(step.group, step.ratio, removed, cost, step.task, price, dict(step.losses)))
+        keep = step.keep
+    return tuple(path)
 
 
 def _factors(losses: Losses, base: Losses) -> dict[str, float]:

@@ -29,7 +29,7 @@ class PathStep:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """One search. `factors`: each task's loss at the end over its loss at the start.
+    """One search. `start`: each task's loss before it cut anything; `factors`: its loss at the end over that.
 
     `total`: the total tolerance that it used or found; None for a search that has none. `unknown`: groups of whose
     ratios below the accepted one some were not looked at. `undone`: groups given back when they were measured again.
@@ -48,6 +48,7 @@ class SearchRecord:
     swaps: int = 0
     closest: float | None = None
     path: tuple[PathStep, ...] = ()
+    start: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def worst(self) -> str:
@@ -56,4 +57,4 @@ class SearchRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The data of evidence.json."""
-        return {**asdict(self), "factors": dict(self.factors)}
+        return {**asdict(self), "factors": dict(self.factors), "start": dict(self.start)}
