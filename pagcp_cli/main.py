@@ -9,18 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, speaks, told, wrapped
+from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, told, wrapped
 from pagcp_cli.comparing import diff_command
 from pagcp_cli.explaining import explain_command, passes_command
-from pagcp_cli.plan_commands import apply_command, check_plan, going_on, plan_command, verify_command
+from pagcp_cli.plan_commands import apply_command, check_plan, plan_command, verify_command
+from pagcp_cli.searching import searched
 from pagcp_cli.starting import init_command
+
+if TYPE_CHECKING:
+    from pagcp_cli.result import CompileResult
 
 __all__ = ["app", "main"]
 
@@ -70,25 +74,16 @@ def compile_command(
     if annotate and (check is None or as_json):
         raise typer.BadParameter("belongs to --check, without --json", param_hint="--annotate")
     if check is not None:
-        return check_plan(spec, check, overrides, annotate, as_json)
-    target = out or Path("out") / spec.stem
-    with told(as_json, lambda: going_on(target)):
-        from specs.spec import load_spec
+        check_plan(spec, check, overrides, annotate, as_json)
+    else:
+        target = out or Path("out") / spec.stem
+        searched(_driver, spec, target, overrides, force, resume, as_json)
 
-        read = load_spec(spec, overrides or ())
-        from pagcp_cli.folder import check_target
-        from pagcp_cli.live import live_progress
-        from pagcp_cli.render import compile_report
 
-        if speaks():
-            check_target(target, force, resume)  # before torch is imported and anything is computed
-        from pagcp_cli.driver import compile_spec
+def _driver() -> Callable[..., CompileResult]:
+    from pagcp_cli.driver import compile_spec
 
-        with live_progress() if speaks() else nullcontext() as progress:
-            result = compile_spec(read, target, force=force, resume=resume, progress=progress)
-        show(result.to_dict() if as_json else compile_report(result))
-        code = result.exit_code
-    raise typer.Exit(code)
+    return compile_spec
 
 
 @app.command()

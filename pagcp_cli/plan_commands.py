@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pagcp_cli.command import Json, Overrides, SpecFile, show, speaks, told
+from pagcp_cli.searching import searched
 from specs.diagnostics import PagcpError, PlanError
 
-__all__ = ["apply_command", "check_plan", "going_on", "plan_command", "verify_command"]
+if TYPE_CHECKING:
+    from pagcp_cli.result import CompileResult
+
+__all__ = ["apply_command", "check_plan", "plan_command", "verify_command"]
 
 Force = Annotated[bool, typer.Option("--force", help="replace an earlier result in OUT")]
 
@@ -31,23 +33,13 @@ def plan_command(
 ) -> None:
     """Search only: write the plan that compile would write to OUT/plan.json."""
     target = out or Path("out") / f"{spec.stem}-plan"
-    with told(as_json, lambda: going_on(target)):
-        from specs.spec import load_spec
+    searched(_driver, spec, target, overrides, force, resume, as_json)
 
-        read = load_spec(spec, overrides or ())
-        from pagcp_cli.folder import check_target
-        from pagcp_cli.live import live_progress
-        from pagcp_cli.render import compile_report
 
-        if speaks():
-            check_target(target, force, resume)  # before torch is imported and anything is computed
-        from pagcp_cli.driver import plan_spec
+def _driver() -> Callable[..., CompileResult]:
+    from pagcp_cli.driver import plan_spec
 
-        with live_progress() if speaks() else nullcontext() as progress:
-            result = plan_spec(read, target, force=force, resume=resume, progress=progress)
-        show(result.to_dict() if as_json else compile_report(result))
-        code = result.exit_code
-    raise typer.Exit(code)
+    return plan_spec
 
 
 def apply_command(
@@ -127,16 +119,6 @@ def _annotated(wanted: bool) -> Iterator[None]:
 
             show("\n".join(map(annotation, error.diagnostics)))
         raise
-
-
-def going_on(target: Path) -> str:
-    """How to go on with what was interrupted, if it left anything."""
-    from pagcp_cli.folder import unfinished
-
-    if not unfinished(target):
-        return ""
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return f"  what was found so far is kept; to go on: {shlex.join(['pagcp', *words, '--resume'])}\n"
 
 
 def _table(found: dict[str, str]) -> str:
