@@ -23,6 +23,7 @@ from pagcp_ir.aten_special import special_to_torch
 from pagcp_ir.effects import effects
 from pagcp_ir.program import TRACE_BATCH, TensorSpec
 from pagcp_ir.quiet import quiet, reason_of
+from pagcp_ir.restoring import call_of, restore
 from pagcp_ir.source import outside
 from specs.diagnostics import TraceError
 
@@ -62,9 +63,10 @@ def _why_fixed(error: Exception) -> str:
     return reason_of(error)
 
 
-def graph_module_of(program: ExportedProgram, name: str) -> fx.GraphModule:
+def graph_module_of(program: ExportedProgram, name: str, original: nn.Module | None = None) -> fx.GraphModule:
     """The program as a graph module of that class name, on the program's own tensors, in eval mode.
 
+    `original`: the model that was exported, whose modules are called again where the program came from it.
     Raises TraceError T201 where the graph reads data, T202 where it calls other graphs.
     """
     source = program.module(check_guards=False)
@@ -72,6 +74,8 @@ def graph_module_of(program: ExportedProgram, name: str) -> fx.GraphModule:
     values = _Copy(source, graph).outputs([])
     output = pytree.tree_unflatten(values, program.call_spec.out_spec)
     graph.output(_plain(output))
+    if original is not None:
+        restore(source, graph.nodes, original)
     special_to_torch(graph)
     to_torch(graph)
     for node in graph.nodes:
@@ -118,7 +122,7 @@ class _Copy:
         made = self.graph.node_copy(node, lambda n: self.values[n])
         if node.op == "get_attr" and self.prefix:
             made.target = f"{self.prefix}.{node.target}"
-        made.meta = {"val": node.meta.get("val"), "where": _where(node)}
+        made.meta = {"val": node.meta.get("val"), "where": _where(node), "call": call_of(node)}
         return made
 
     def _arguments(self, value: Any) -> Any:

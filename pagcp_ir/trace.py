@@ -89,7 +89,7 @@ def _by_export(root: nn.Module, inputs: Sequence[TensorSpec], why: TraceError) -
     try:
         exported, fixed = export(root, inputs)
         name = type(root).__name__
-        program = program_of(graph_module_of(exported, name), name, inputs, root, tensors=tensors_of(exported))
+        program = program_of(graph_module_of(exported, name, root), name, inputs, root, tensors=tensors_of(exported))
         _require_same(root, program)
     except Exception as error:
         if not isinstance(error, TraceError) or error.diagnostics[0].code != "T208":

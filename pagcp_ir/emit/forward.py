@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 from torch.nn.modules.dropout import _DropoutNd
 
-from pagcp_ir.emit.expressions import value_of
+from pagcp_ir.emit.expressions import is_size, value_of
+from pagcp_ir.emit.functions import BINARY
 from pagcp_ir.emit.structure import Run
 
 __all__ = ["Statement", "plan_forward"]
 
 MAX_CALLS = 4
-"""Operations in one statement: `F.relu(self.norm(self.conv(x)) + y)`."""
+"""Operations in one statement: `F.relu(self.norm(self.conv(x)) + y)`; arithmetic of sizes does not count."""
 MAX_UNPACKED = 4
 
 
@@ -124,18 +125,28 @@ class _InPlace:
                     position, budget = self._absorb(operand, position, budget)
                 continue
             ready = position >= 0 and self.lines[position] is operand
-            if ready and budget > 0 and self._may_absorb(node, operand):
+            cost = 0 if is_size(operand) else 1
+            if ready and budget >= cost and self._may_absorb(node, operand):
                 self.inlined.add(operand)
-                position, budget = self._absorb(operand, position - 1, budget - 1)
+                position, budget = self._absorb(operand, position - 1, budget - cost)
         return position, budget
 
     def _may_absorb(self, node: fx.Node, operand: fx.Node) -> bool:
         if operand in self.unpacked or operand in self.apart or self._mentions(operand) > 1:
             return False
-        if node.args and isinstance(node.args[0], (list, tuple)):  # torch.cat reads best with variables
+        if node.args and isinstance(node.args[0], (list, tuple)) and not self._short(operand):
             return False
         # a convolution begins a statement: what activates or normalises its input ends the one before
         return not (self._weighted(node) and self._keeps_shape(operand))
+
+    def _short(self, node: fx.Node) -> bool:
+        """Fit for a list, as torch.cat takes: one call of variables, or a sum and the like of such calls."""
+        first = [o for o in self.operands(node) if self._goes_on(o)]
+        return not first or (node.target in BINARY and not any(map(self._goes_on, self.operands(first[0]))))
+
+    def _goes_on(self, node: fx.Node) -> bool:
+        """It would go on inside its only reader."""
+        return node in self.lines and self._mentions(node) == 1 and not is_size(node)
 
     def _weighted(self, node: fx.Node) -> bool:
         if node.op != "call_module":

@@ -46,10 +46,12 @@ class Initialiser:
             return self._leaf(scope.path)
         if scope.holds_parameters:
             return self._parameters(scope)
-        if scope.path in self.structure.sequential:
-            return call("nn.Sequential", [self._scope(child) for _, child in scope.ordered()])
+        in_turn = scope.path in self.structure.sequential
         if scope.kind == "block":
-            return call("Block", [(f"{name}=", self._scope(child)) for name, child in scope.ordered()])
+            named = [(f"{name}=", self._scope(child)) for name, child in scope.ordered()]
+            return call("Chain" if in_turn else "Block", named)
+        if in_turn:
+            return call("nn.Sequential", [self._scope(child) for _, child in scope.ordered()])
         return call("nn.ModuleList" if scope.kind == "list" else "nn.ModuleDict", [self._children(scope)])
 
     def _parameters(self, scope: Scope) -> Doc:

@@ -1,7 +1,7 @@
 """What the variables of `forward` are called.
 
 A statement takes over the variable of an operand that it is the last to use, as `x = self.norm(x)` does; such a
-chain is named after the innermost module that holds it, an output after its key.
+chain is named after the innermost module that holds it, if that has a telling name, an output after its key.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ from torch import fx
 from pagcp_ir.emit.expressions import is_size, value_of
 from pagcp_ir.emit.forward import Statement
 from pagcp_ir.emit.functions import BUILTINS
+from pagcp_ir.emit.structure import Run
 
 __all__ = ["variable_names"]
 
 GENERIC = ("x", "y", "z")
 MAX_NAME = 16
+_DULL = re.compile(r"\d+|.{1,2}|(conv|cv|fc|bn|norm|act|relu|block|layer|net|feature|model|module|body|linear)s?_?\d*")
+"""Names of modules that say what they are, not what they make."""
+_OPERATIONS = {"sub": "diff", "add": "total", "mul": "product", "floordiv": "quotient"}
+_OPERATIONS |= dict.fromkeys(("div", "truediv"), "ratio")
 _OURS = {*keyword.kwlist, *(f.__name__ for f in BUILTINS), "self", "torch", "nn", "F", "math", "operator", "super"}
 _RESERVED = {*_OURS, *dir(builtins)}
 
 
-def variable_names(graph: fx.Graph, statements: Sequence[Statement]) -> dict[fx.Node, str]:
-    """The name of every placeholder and of every value that a statement assigns."""
-    return _Namer(graph, statements).names()
+def variable_names(graph: fx.Graph, statements: Sequence[Statement], runs: Mapping[str, Run]) -> dict[fx.Node, str]:
+    """The name of every placeholder and of every value that a statement assigns.
+
+    `runs`: the calls that one container stands for.
+    """
+    return _Namer(graph, statements, runs).names()
 
 
 @dataclass
@@ -48,8 +56,9 @@ class _Chain:
 class _Namer:
     """Chains and their names; two chains of one name never live at the same time."""
 
-    def __init__(self, graph: fx.Graph, statements: Sequence[Statement]) -> None:
+    def __init__(self, graph: fx.Graph, statements: Sequence[Statement], runs: Mapping[str, Run]) -> None:
         self.statements = statements
+        self.called = {run.nodes[-1]: path for path, run in runs.items()}
         self.keys = _output_keys(statements[-1].node.args[0])
         self.last: dict[fx.Node, int] = {}
         for index, statement in enumerate(statements):
@@ -72,7 +81,7 @@ class _Namer:
         return {node: name for name, chain in taken for node in chain.members}
 
     def _assign(self, index: int, statement: Statement) -> None:
-        modules = [str(n.target) for n in statement.inside if n.op == "call_module"]
+        modules = [self.called.get(n, str(n.target)) for n in statement.inside if n.op == "call_module"]
         if len(statement.targets) > 1:
             for letter, node in zip("abcd", statement.targets, strict=False):
                 if node is not None:
@@ -118,12 +127,11 @@ def _output_keys(value: Any) -> dict[fx.Node, str]:
 
 
 def _wish(chain: _Chain) -> tuple[str, ...]:
-    """The innermost scope that holds all modules of the chain; `x` where only the whole network does."""
+    """The last telling name on the way to all modules of the chain; `x` where there is none."""
     if not chain.modules:
         return chain.wish
-    scopes = [p.split(".")[:-1] or [p] for p in chain.modules]
-    name = re.sub(r"\W", "_", "_".join(_common(scopes)))
-    return (name if not name[:1].isdigit() else f"x{name}",) if name else GENERIC
+    telling = [name for name in _common([p.split(".") for p in chain.modules]) if not _DULL.fullmatch(name)]
+    return (re.sub(r"\W", "_", telling[-1]),) if telling else GENERIC
 
 
 def _common(scopes: list[list[str]]) -> list[str]:
@@ -134,7 +142,7 @@ def _common(scopes: list[list[str]]) -> list[str]:
 def _base(node: fx.Node) -> tuple[str, ...]:
     """`add_3` as `add`: the name that torch.fx derived from the op, where it is short."""
     name = re.sub(r"_\d+$", "", node.name) or node.name
-    return GENERIC if len(name) > MAX_NAME or name == "getitem" else (name,)
+    return GENERIC if len(name) > MAX_NAME or name == "getitem" else (_OPERATIONS.get(name, name),)
 
 
 def _free(wish: tuple[str, ...], busy: set[str]) -> str:

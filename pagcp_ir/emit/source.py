@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from pagcp_ir.emit.base import About
-from pagcp_ir.emit.expressions import Expressions
+from pagcp_ir.emit.expressions import Expressions, is_size
 from pagcp_ir.emit.forward import Statement, plan_forward
 from pagcp_ir.emit.initialiser import Initialiser
 from pagcp_ir.emit.layout import WIDTH, Bracket, lines
@@ -47,6 +47,15 @@ _BLOCK = '''class Block(nn.Module):
         for name, module in modules.items():
             self.add_module(name, module)
 '''
+
+_CHAIN = '''class Chain(nn.Sequential):
+    """Sub-modules under their names, called one after the other."""
+
+    def __init__(self, **modules: nn.Module) -> None:
+        super().__init__(OrderedDict(modules))
+'''
+
+_OURS = {"Block": _BLOCK, "Chain": _CHAIN}
 
 _LOAD = '''def load(path: str | Path = Path(__file__).with_name("{weights}")) -> {name}:
     """The network with its trained weights, in eval mode; call `.train()` to tune it further."""
@@ -99,8 +108,8 @@ def source_of(
     if writer.problems:
         raise EmitError(writer.problems)
     parts = ["\n".join(body) + "\n", load]
-    if any(re.search(r"\bBlock\(", line) for line in body):
-        parts.insert(0, _BLOCK)
+    used = [name for name in _OURS if any(re.search(rf"\b{name}\(", line) for line in body)]
+    parts = [*(_OURS[name] for name in used), *parts]
     code = "\n\n".join(parts)
     return Source(f"{_docstring(about, signature)}\n{_imports(code)}\n\n\n{code}", name)
 
@@ -129,16 +138,23 @@ class _Writer:
         apart: set[fx.Node] = set()
         while True:
             plan = plan_forward(self.module, self.structure.runs, apart)
-            names = variable_names(self.module.graph, plan)
+            names = variable_names(self.module.graph, plan, self.structure.runs)
             printer = Expressions(self.structure.text, self._folded(), names)
             texts = [list(self._statement(printer, statement)) for statement in plan]
-            long = [s.inside[-2] for s, text in zip(plan, texts, strict=True) if len(text) > 1 < len(s.inside)]
+            too_long = (s for s, text in zip(plan, texts, strict=True) if len(text) > 1 < len(s.inside))
+            long = [self._first_line(printer, s) for s in too_long]
             if apart.issuperset(long):
                 break
             apart.update(long)
         arguments = [f"{names[n]}: torch.Tensor" for n in self.module.graph.nodes if n.op == "placeholder"]
         head = ("def forward", Bracket("(", ("self", *arguments), ")"), f" -> {annotation(output)}:")
         return [*lines(head, 4), *(line for text in texts for line in text)]
+
+    def _first_line(self, printer: Expressions, statement: Statement) -> fx.Node:
+        """The outermost of the operations written in place that fits on a line of its own."""
+        parts = statement.inside[-2::-1]
+        fitting = (n for n in parts if len(lines(("x = ", printer.node(n)[0]), 8)) == 1 and not is_size(n))
+        return next(fitting, parts[0])
 
     def dtypes(self) -> str:
         """The table from safetensors' names of types to torch's, of those that occur."""
@@ -203,9 +219,13 @@ def annotation(output: Any) -> str:
 def _class_name(original: str) -> str:
     """The original's class, as an identifier that nothing else in the file has."""
     name = re.sub(r"\W", "", original)
-    if not name.isidentifier() or keyword.iskeyword(name) or name in ("GraphModule", "Module"):
+    if not name.isidentifier() or keyword.iskeyword(name) or name == "GraphModule" or hasattr(nn, name):
         return "Model"
-    return f"{name}Model" if name in ("Block", "Path", "F", "nn", "torch", "json", "load") else name
+    return (
+        f"{name}Model"
+        if name in ("Block", "Chain", "OrderedDict", "Path", "F", "nn", "torch", "json", "load")
+        else name
+    )
 
 
 def _docstring(about: About, signature: Sequence[str]) -> str:
@@ -226,4 +246,5 @@ def _clean(text: str) -> str:
 def _imports(code: str) -> str:
     standard = ["import json", *(f"import {m}" for m in ("math", "operator") if re.search(rf"\b{m}\.", code))]
     third = ["import torch", *(["import torch.nn.functional as F"] if re.search(r"\bF\.", code) else [])]
+    standard += ["from collections import OrderedDict"] * ("OrderedDict(" in code)
     return "\n".join([*standard, "from pathlib import Path", "", *third, "from torch import nn"])

@@ -1,7 +1,7 @@
 """The module tree of the emitted class: which sub-modules and tensors the graph uses, how the text reaches them.
 
-Names in the state dict are the original's. Children 0..n-1 live in an nn.ModuleList (in an nn.Sequential where the
-graph calls them one after the other), other nested children in a Block, odd names in an nn.ModuleDict.
+Names in the state dict are the original's. Children 0..n-1 live in an nn.ModuleList, other nested children in a Block,
+odd names in an nn.ModuleDict; what the graph calls one after the other in an nn.Sequential, or under names in a Chain.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Structure:
-    """The tree, and the containers printed as nn.Sequential with the calls that each stands for."""
+    """The tree, and the containers printed as nn.Sequential or Chain with the calls that each stands for."""
 
     root: Scope
     sequential: frozenset[str]
@@ -140,7 +140,7 @@ def _add_tensor(root: Scope, target: str, module: nn.Module) -> None:
 
 
 def _runs(root: Scope, nodes: list[fx.Node]) -> dict[str, Run]:
-    """Containers whose children 0..n-1 are each called once, one directly after the other."""
+    """Containers whose children are each called once, one directly after the other; those of a list by number."""
     calls = Counter(str(n.target) for n in nodes if n.op == "call_module")
     spans: dict[str, Run] = {}
     for node in nodes:
@@ -148,7 +148,8 @@ def _runs(root: Scope, nodes: list[fx.Node]) -> dict[str, Run]:
         if simple and calls[str(node.target)] == 1:
             spans[str(node.target)] = Run((node,), node.args[0])
     for scope in root.walk():
-        if scope.kind == "list" and not scope.tensors and not _read_inside(scope, nodes):
+        chained = scope.kind == "list" or (scope.kind == "block" and bool(scope.path and scope.children))
+        if chained and not scope.tensors and not _read_inside(scope, nodes):
             run = _joined([spans.get(child.path) for _, child in scope.ordered()])
             if run is not None:
                 spans[scope.path] = run
