@@ -90,7 +90,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     with FileLock(str(folder) + ".lock"):
         if not (folder / "code").is_file():
             folder.mkdir()
-            ran = pagcp("compile", EXAMPLES / "digits.yaml", "-o", folder / "out")
+            ran = pagcp("compile", EXAMPLES / "digits.yaml", "-o", folder / "out", fresh=True)
             (folder / "stdout").write_text(ran.out, encoding="utf-8")
             (folder / "stderr").write_text(ran.err, encoding="utf-8")
             (folder / "code").write_text(str(ran.code), encoding="utf-8")
