@@ -2,11 +2,11 @@
 
 Where to look is predicted: log(rise / tolerance) is taken to be linear in logit(ratio), through the two ends of the
 bracket or, where there is one end only, with the slope of the groups before; where the calibration set is large, a part
-of it is bisected instead. Only evaluations decide: both neighbours are evaluated. The ratio is the scan's wherever
-acceptance is monotone; a dip below it that was not looked at would have stopped the scan earlier, so the groups in
-which a smaller ratio was left out are counted as unknown. Where rulings come from a part of the samples, the ratio
-found is measured on all of them, the next smaller one taken if it fails, and the rejection of the next larger one
-looked at for longer.
+of it is bisected instead, and what that found is looked at on larger parts. Only evaluations decide: both neighbours
+are evaluated, going on from the parts. The ratio is the scan's wherever acceptance is monotone; a dip below it that was
+not looked at would have stopped the scan earlier, so the groups in which a smaller ratio was left out are counted as
+unknown. Where rulings come from a part of the samples, the ratio found is measured on all of them, the next smaller one
+taken if it fails, and the rejection of the next larger one looked at for longer.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ SMALL, LARGE = 0.01, 100.0
 
 @dataclass(frozen=True)
 class Judge:
-    """What rules on cuts. `longer`: looks longer at the last rejection; `scout`: says where to look first."""
+    """What rules on cuts. `longer`: looks longer at the last rejection; `scouts`: say where to look first."""
 
     rule: Rule = full
     longer: Rule | None = None
-    scout: Scout | None = None
+    scouts: Sequence[Scout] = ()
 
 
 EXACT = Judge()
@@ -161,8 +161,8 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
     if options.stop == "budget":  # the scan would stop there
         end = next((n for n, cut in enumerate(cuts, 1) if space.met(cut.trim.keep)), whole)
     bracket = _Bracket(cuts, turn, end + 1)
-    if judge.scout is not None:
-        bracket.scouted = _scouted(bracket, judge.scout)
+    if judge.scouts:
+        bracket.scouted = _scouted(bracket, judge.scouts)
     while True:
         while bracket.high - bracket.low > 1:
             _evaluate(space, bracket, bracket.next(experience), judge.rule)
@@ -182,18 +182,39 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
     return _finding(bracket, step, met)
 
 
-def _scouted(bracket: _Bracket, scout: Scout) -> int:
-    """The largest cut that seems to be accepted, by bisection on a part of the samples; 1 when none does."""
-    turn, low, high = bracket.turn, 0, bracket.high
-    base = {task: scout(keep)[task] for task, keep in turn.base.keeps.items()}
-    while high - low > 1:
-        number = (low + high) // 2
-        task, rose = worst_rise(scout(bracket.cuts[number - 1].trim.keep), base, turn.scale)
-        if rose <= 1 + turn.tolerance * turn.scale[task]:
-            low = number
+def _scouted(bracket: _Bracket, scouts: Sequence[Scout]) -> int:
+    """The largest cut that seems to be accepted; 1 when none does.
+
+    The first part of the samples is bisected. On the next ones it goes on to where a cut seems to be accepted and the
+    next one rejected there as well.
+    """
+    low, high = 0, bracket.high
+    for scout in scouts:
+        seems = _Seems(bracket, scout)
+        if scout is scouts[0]:
+            while high - low > 1:
+                number = (low + high) // 2
+                low, high = (number, high) if seems(number) else (low, number)
+        elif low > 0 and not seems(low):
+            while low > 0 and not seems(low):
+                low -= 1
         else:
-            high = number
+            while low + 1 < bracket.high and seems(low + 1):
+                low += 1
     return max(low, 1)
+
+
+class _Seems:
+    """Whether a cut of the bracket seems to be accepted, going by a part of the samples."""
+
+    def __init__(self, bracket: _Bracket, scout: Scout) -> None:
+        self._cuts, self._turn, self._scout = bracket.cuts, bracket.turn, scout
+        self._base = {task: scout(keep)[task] for task, keep in bracket.turn.base.keeps.items()}
+
+    def __call__(self, number: int) -> bool:
+        scale = self._turn.scale
+        task, rose = worst_rise(self._scout(self._cuts[number - 1].trim.keep), self._base, scale)
+        return rose <= 1 + self._turn.tolerance * scale[task]
 
 
 def _evaluate(space: Space, bracket: _Bracket, number: int, rule: Rule) -> None:

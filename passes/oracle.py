@@ -3,9 +3,9 @@
 Losses are means in float64 over the samples that have the task's label, in eval mode, on the network really cut:
 slicing is exact for every op. A last short batch is merged into the one before: batch 1 takes other kernels. Who asks
 for samples gets them batch by batch, from the calibration set in a seeded random order, remembered, so that asking for
-more costs only what is more. Activations of prefixes that do not change are used again (prefix.py), which changes no
-bit. Several processes share the batches, never one batch, and add up in the order of the batches: no bit depends on
-how many there are.
+more costs only what is more, as it does after a glimpse at a part. Activations of prefixes that do not change are used
+again (prefix.py), which changes no bit. Several processes share the batches, never one batch, and add up in the order
+of the batches: no bit depends on how many there are.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pagcp_ir.channels import ChannelGraph, Keep
@@ -31,6 +29,7 @@ from passes.answers import Answers
 from passes.batches import Batch
 from passes.prefix import Prefixes
 from passes.processes import broadcast_object, gather_in_order, world
+from passes.questions import Finish, Look, Oracle, Samples, Usage
 from passes.samples import EachSample, merged, separable, shuffled
 from passes.seeding import borrowed_rng, reseed
 from passes.sums import Found, Sums, unlabelled
@@ -40,10 +39,6 @@ from specs.diagnostics import DataError
 __all__ = ["Finish", "Look", "Oracle", "RealOracle", "Samples", "Usage"]
 
 _T = TypeVar("_T")
-Finish = Callable[[Program, Keep], Program]
-"""What is still done to a program that was cut to a keep-set, shapes aside."""
-Look = Callable[[Sequence[Task], Sequence[Batch]], _T]
-"""Goes through the calibration set once for all of its tasks."""
 _Key = tuple[bytes, "Finish | None"]
 _Run = Callable[[int, Batch], Any]
 """What a cut program makes of the batch of that number."""
@@ -51,77 +46,6 @@ SCOUTED, WORTH = 512, 4
 """Samples that a part of the calibration set has, and how many times as many there must be for that to be worth it."""
 HELD = 4
 """Cut programs that are held until all of their batches are done."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What an oracle has cost so far. A memoised answer is free."""
-
-    evaluations: int = 0
-    images: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Samples:
-    """By task: losses of samples, float64 [n], or of whole batches where samples cannot be told apart.
-
-    `total`: how many there are in all; `totals`: of the tasks whose label some lack.
-    """
-
-    values: Mapping[str, NDArray[np.float64]]
-    total: int
-    totals: Mapping[str, int] = field(default_factory=dict)
-
-    def of(self, task: str) -> int:
-        """How many there are of that task in all."""
-        return self.totals.get(task, self.total)
-
-    @property
-    def looked(self) -> int:
-        """How many these are, of the task of which there are fewest."""
-        return min(len(values) for values in self.values.values())
-
-
-class Oracle(Protocol):
-    """Answers for one set of tasks on one calibration set; leaves program, random states and grads as they were."""
-
-    @property
-    def usage(self) -> Usage:
-        """What the answers have cost."""
-
-    def losses(
-        self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None = None
-    ) -> Mapping[str, float]:
-        """Each task's loss, in the tasks' order, when `program`, which `channels` describe, is cut to `keep`.
-
-        `finish`: what is done to the cut program before it is measured.
-        A loss that is not finite is returned as it is: the search rejects it.
-        """
-
-    @property
-    def batches(self) -> int:
-        """How many batches there are."""
-
-    def samples(
-        self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None = None
-    ) -> Samples:
-        """What `losses` averages, of the first `batches` batches of a random order that is the same for all."""
-
-    def unfit(self, keep: Keep, finish: Finish | None = None) -> Mapping[str, int]:
-        """By task whose loss under `keep` was not finite: the number of the first batch on which it was not."""
-
-    def gradients(self, program: Program) -> Mapping[str, Tensor]:
-        """By parameter name: the gradient of the weighted sum of the tasks' mean losses."""
-
-    def once(self, what: str, program: Program, look: Look[_T]) -> _T:
-        """What `look` finds, which must depend on the program alone; remembered under `what` for the last program."""
-
-    def part(self) -> Oracle | None:
-        """An oracle on the first SCOUTED samples, what it costs counted here; None where that is not much less."""
-
-    def reuse(self, megabytes: int) -> None:
-        """Use so much memory from here on for activations that are used again, and forget those that are held."""
 
 
 class RealOracle:
@@ -145,16 +69,14 @@ class RealOracle:
         self._prefixes: Prefixes | None = None
         self._looks: dict[str, tuple[Program, Any]] = {}
         self._usage = Usage()
-        self._part: RealOracle | None = None
+        self._parts: tuple[int, ...] | None = None
+        self._ahead: str | None = None
         self._answers = answers or Answers()
 
     @property
     def usage(self) -> Usage:
         """What the answers have cost. Those on a part are no evaluations."""
-        if self._part is None:
-            return self._usage
-        own, part = self._usage, self._part.usage
-        return Usage(own.evaluations, own.images + part.images, own.seconds + part.seconds)
+        return self._usage
 
     @property
     def batches(self) -> int:
@@ -165,8 +87,14 @@ class RealOracle:
         self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None = None
     ) -> Mapping[str, float]:
         """See Oracle."""
-        answer = self._asked(program, channels, keep, len(self._batches), finish)
+        answer = self._counted(self._asked(program, channels, keep, len(self._batches), finish))
         return {name: answer.mean(name) for name in answer.totals}
+
+    def glimpse(
+        self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None = None
+    ) -> Mapping[str, float]:
+        """See Oracle."""
+        return self._asked(program, channels, keep, batches, finish).parts[batches]
 
     def samples(
         self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None = None
@@ -177,8 +105,9 @@ class RealOracle:
             self._each = broadcast_object(
                 "how samples are told apart", lambda: separable(program, self._tasks, self._batches)
             )
+            self._parts = None
             self._forget()
-        answer = self._asked(program, channels, keep, batches, finish)
+        answer = self._counted(self._asked(program, channels, keep, batches, finish))
         values = {name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}
         if self._each is None:
             return Samples(values, len(self._batches))
@@ -205,26 +134,30 @@ class RealOracle:
         if known is None or known[0] is not program:
             began = time.perf_counter()
             known = self._looks[what] = program, look(self._tasks, self._batches)
-            self._spent(time.perf_counter() - began, self._samples)
+            self._spent(time.perf_counter() - began, self._samples, 1)
         found: _T = known[1]
         return found
 
-    def part(self) -> RealOracle | None:
-        """See Oracle."""
-        if self._part is None and self._samples >= SCOUTED * WORTH:
-            sizes = itertools.accumulate(batch.size for batch in self._batches)
-            number = next(number for number, size in enumerate(sizes, 1) if size >= SCOUTED)
-            first = self._batches[:number]
-            if all(any(labelled(task, batch.target, batch.size) for batch in first) for task in self._tasks):
-                self._part = RealOracle(self._tasks, first, self._answers)
-                self._part.reuse(self._megabytes // WORTH)
-        return self._part
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """See Oracle: those that hold SCOUTED samples, twice as many, and so on to half of all."""
+        if self._parts is None:
+            done = list(itertools.accumulate(batch.size for batch in self._batches))
+            sizes = (SCOUTED << i for i in range(32) if SCOUTED << i <= done[-1])
+            ends = [next(number for number, size in enumerate(done, 1) if size >= least) for least in sizes]
+            worth = dict.fromkeys(end for end in ends if 2 * done[end - 1] <= done[-1])
+            first = self._batches[: ends[0]] if done[-1] >= SCOUTED * WORTH else ()
+            seen = all(any(labelled(task, batch.target, batch.size) for batch in first) for task in self._tasks)
+            self._parts = tuple(worth) if first and seen else ()
+        return self._parts
 
     def reuse(self, megabytes: int) -> None:
         """See Oracle."""
-        if self._part is not None:
-            self._part.reuse(megabytes // WORTH)
-        self._megabytes, self._prefixes, self._runs = megabytes, None, {}
+        self._megabytes, self._prefixes, self._runs, self._ahead = megabytes, None, {}, None
+
+    def ahead(self, node: str | None) -> None:
+        """See Oracle."""
+        self._ahead = node
 
     def _forget(self) -> None:
         """Forget the answers: they are those of another program, or of other batches."""
@@ -238,7 +171,8 @@ class RealOracle:
         key = (keep.tobytes(), finish)
         if key not in self._known:
             names = [task.name for task in self._tasks]
-            self._known[key] = Sums(dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), {name: [] for name in names})
+            sums = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), {name: list[Any]() for name in names}
+            self._known[key] = Sums(*sums, marks=self.parts)
         answer = self._known[key]
         answer.asked = max(answer.asked, batches)
         if answer.done >= batches:
@@ -248,7 +182,7 @@ class RealOracle:
         known = broadcast_object("a remembered answer", lambda: self._answers.recall(name))
         if known is not None:
             answer.take(known)
-            self._spent(float(known.fields["seconds"]), int(known.fields["images"]), first == 0)
+            self._spent(float(known.fields["seconds"]), int(known.fields["images"]))
             return answer
         before = self._usage
 
@@ -281,6 +215,7 @@ class RealOracle:
             rows = zip(channels.layers, layer_costs(channels, channels.all), strict=True)
             work = {layer.node: row.before.macs for layer, row in rows}
             self._prefixes = Prefixes(program, self._megabytes, self._samples, work)
+        self._prefixes.ahead = self._ahead
         return self._prefixes.run(cut)
 
     def _go_on(self, answer: Sums, run: _Run, last: int, what: str) -> None:
@@ -297,7 +232,7 @@ class RealOracle:
         for each in found:
             answer.add(each, keep=self._shuffled)
         images = sum(batch.size for batch in self._batches[first:last])
-        self._spent(time.perf_counter() - began, images, first == 0)
+        self._spent(time.perf_counter() - began, images)
 
     def _values(self, output: Any, batch: Batch) -> Found:
         """Each task's losses of the batch's samples where they were asked for and can be told apart, or its mean."""
@@ -319,6 +254,12 @@ class RealOracle:
                     weighted(self._tasks, shares).backward()
         return {name: torch.zeros_like(p) if p.grad is None else p.grad.detach() for name, p in parameters.items()}
 
-    def _spent(self, seconds: float, images: int, first: bool = True) -> None:
+    def _counted(self, answer: Sums) -> Sums:
+        """The answer, counted as an evaluation when it is given for the first time."""
+        self._spent(0.0, 0, not answer.given)
+        answer.given = True
+        return answer
+
+    def _spent(self, seconds: float, images: int, evaluations: int = 0) -> None:
         used = self._usage
-        self._usage = Usage(used.evaluations + first, used.images + images, used.seconds + seconds)
+        self._usage = Usage(used.evaluations + evaluations, used.images + images, used.seconds + seconds)

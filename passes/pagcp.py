@@ -9,8 +9,10 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, TypeVar
+
+import numpy as np
 
 from pagcp_ir.channels import Keep, Units
 from pagcp_ir.cost import costs
@@ -20,7 +22,7 @@ from pagcp_ir.rewrite import materialise
 from passes.appraise import RacingAppraiser
 from passes.base import Context, PassKind, State, meets
 from passes.certified import Judge, Scout, certified
-from passes.compensate import compensator
+from passes.compensate import Compensator, compensator
 from passes.criteria import scores
 from passes.marginal import marginal
 from passes.memorised import warn_memorised
@@ -29,6 +31,7 @@ from passes.published import published
 from passes.racing import RacingRule, Sampled
 from passes.ratios import Cutter, Scores, Trim
 from passes.schedule import growth, least_growth, total_of
+from passes.sequential import ordered
 from passes.space import Evaluation, Outcome
 from passes.uniform import refuse_uncut
 from specs.options import MEASURED_CRITERIA, PagcpOptions
@@ -52,10 +55,11 @@ class Pagcp:
         before = oracle.usage
         oracle.reuse(self.options.cache_mb)
         space = NetworkSpace(state, ctx, self.options)
+        _announce(space, self.options)
         if self.options.confidence is not None:
             space.samples(space.start, 1)  # from here on batches come in a random order
         warn_memorised(space.losses(space.start), state.program, ctx)
-        outcome = search(space, self.options, space.scout)
+        outcome = search(space, self.options, space.scouts)
         oracle.reuse(0)
         refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
         plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
@@ -70,8 +74,16 @@ class Pagcp:
         return replace(state, plan=plan, decisions=decisions, searches=searches)
 
 
-def search(space: Sampled, options: PagcpOptions, scout: Scout | None = None) -> Outcome:
-    """The search that the options ask for. `scout`: where to find losses on a part of the calibration set."""
+def _announce(space: NetworkSpace, options: PagcpOptions) -> None:
+    """Tell the oracle which group is searched first, before it measures the network as it is."""
+    if options.search != "marginal":
+        n = len(space.groups)
+        factor = 1.0 if options.total == "auto" else growth(options.tolerance, options.total, n)
+        space.ahead(next(iter(ordered(space, options.probe, factor)), None))
+
+
+def search(space: Sampled, options: PagcpOptions, scouts: Sequence[Scout] = ()) -> Outcome:
+    """The search that the options ask for. `scouts`: where to find losses on parts of the calibration set."""
     n = len(space.groups)
     racing = None
     if options.confidence is not None:
@@ -83,7 +95,7 @@ def search(space: Sampled, options: PagcpOptions, scout: Scout | None = None) ->
         if options.search == "published":
             return published(space, options, factor)
         if racing is None:
-            return certified(space, options, factor, Judge(scout=scout))
+            return certified(space, options, factor, Judge(scouts=scouts))
         racing.searches += 1
         return certified(space, options, factor, Judge(racing, racing.longer()))
 
@@ -169,15 +181,22 @@ class NetworkSpace:
 
     def losses(self, keep: Keep) -> Mapping[str, float]:
         """The oracle's answer, from the program as the pass got it."""
-        return self._heard(keep, self._oracle.losses(self._state.program, self._here, keep, self._finish))
+        return self._heard(keep, self._oracle.losses(self._state.program, self._here, keep, self._finishing(keep)))
 
     @cached_property
-    def scout(self) -> Scout | None:
-        """Losses on a part of the calibration set, where that is much cheaper."""
-        part = self._oracle.part()
-        if part is None:
-            return None
-        return lambda keep: part.losses(self._state.program, self._here, keep, self._finish)
+    def scouts(self) -> tuple[Scout, ...]:
+        """Losses on parts of the calibration set, larger and larger ones, where the first is much cheaper than all."""
+        return tuple(partial(self._glimpse, batches) for batches in self._oracle.parts)
+
+    def _glimpse(self, batches: int, keep: Keep) -> Mapping[str, float]:
+        return self._oracle.glimpse(self._state.program, self._here, keep, batches, self._finishing(keep))
+
+    def ahead(self, group: str | None) -> None:
+        """Tell the oracle from where on the next group's cuts change the network."""
+        units = self.units(group) if group is not None else ()
+        values = self._here.values
+        made = (node.name for node in self._state.program.module.graph.nodes if node.op.startswith("call_"))
+        self._oracle.ahead(next((n for n in made if n in values and bool(np.isin(values[n].units, units).any())), None))
 
     @property
     def batches(self) -> int:
@@ -186,11 +205,16 @@ class NetworkSpace:
 
     def samples(self, keep: Keep, batches: int) -> Samples:
         """The oracle's answer from the first batches."""
-        return self._heard(keep, self._oracle.samples(self._state.program, self._here, keep, batches, self._finish))
+        finish = self._finishing(keep)
+        return self._heard(keep, self._oracle.samples(self._state.program, self._here, keep, batches, finish))
+
+    def _finishing(self, keep: Keep) -> Compensator | None:
+        """What is done to the network that was cut to `keep`; None where that is nothing, as before any cut."""
+        return self._finish if self._finish is not None and self._finish.active(keep) else None
 
     def _heard(self, keep: Keep, answer: _T) -> _T:
         """Warn, once, of a loss that is not finite, with the batch."""
-        for task, batch in self._oracle.unfit(keep, self._finish).items():
+        for task, batch in self._oracle.unfit(keep, self._finishing(keep)).items():
             if (task, keep.tobytes()) not in self._warned:
                 self._warned.add((task, keep.tobytes()))
                 message = f"the loss of {task!r} is not finite on calibration batch {batch} with {self._told(keep)}"

@@ -2,7 +2,8 @@
 
 What is kept are the live values at one place of the graph, for the batches that fit into the limit; a candidate with
 the same fingerprint up to there goes on from them, by the same kernels on the same shapes, so that nothing changes but
-time. A value is kept at the earliest when its prefix is met for the second time, where most work is saved.
+time. A value is kept when its prefix is met for the second time, where most work is saved, or at the place from which
+on the next candidates are said to differ, where there is room.
 Not kept: what comes after random numbers were drawn. What is written into later is copied; a network that writes into
 its inputs or weights, so that it computes something else the next time, is not traced at all.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ class Prefixes:
         self.limit, self.samples, self.work = megabytes * 2**20, samples, work
         self.used = 0
         self.hits = 0
+        self.ahead: str | None = None
+        """The node from which on the next candidates differ, as far as is known."""
         self._digests = Digests(program.tensors().values())
         self._met: set[bytes] = set()
         self._refused: set[bytes] = set()
@@ -55,7 +58,7 @@ class Prefixes:
         chain = fingerprints(cut.module, self._digests)
         shared = next((i for i, key in enumerate(chain) if key not in self._met), len(chain)) - 1
         self._met.update(chain)
-        return Run(self, cut.module, chain, shared)
+        return Run(self, cut.module, chain, shared, self.ahead)
 
     def find(self, key: bytes, batch: int) -> _Saved | None:
         """What was kept of that prefix and batch."""
@@ -65,13 +68,14 @@ class Prefixes:
         self._slots.move_to_end(key)
         return slot.get(batch)
 
-    def keep(self, key: bytes, batch: int, saved: _Saved) -> bool:
+    def keep(self, key: bytes, batch: int, saved: _Saved, spared: Container[bytes] = ()) -> bool:
         """Keep it if it fits, in place of what was not used for the longest time; whether it was kept."""
         slot = self._slots.setdefault(key, {})
         self._slots.move_to_end(key)
-        while self.used + saved.nbytes > self.limit and next(iter(self._slots)) != key:
-            _, old = self._slots.popitem(last=False)
-            self.used -= sum(each.nbytes for each in old.values())
+        for other in [other for other in self._slots if other != key and other not in spared]:
+            if self.used + saved.nbytes <= self.limit:
+                break
+            self.used -= sum(each.nbytes for each in self._slots.pop(other).values())
         if batch in slot or self.used + saved.nbytes > self.limit:
             return False
         slot[batch] = saved
@@ -90,22 +94,26 @@ class Prefixes:
 class Run:
     """One network, run batch by batch, each from where it equals one that was run before."""
 
-    def __init__(self, prefixes: Prefixes, module: fx.GraphModule, chain: list[bytes], shared: int) -> None:
+    def __init__(
+        self, prefixes: Prefixes, module: fx.GraphModule, chain: list[bytes], shared: int, ahead: str | None
+    ) -> None:
         self._prefixes, self._module, self._chain = prefixes, module, chain
         self._nodes = list(module.graph.nodes)
         self._interpreter = fx.Interpreter(module)
         self._writing = _writing(module)
         self._live = _live(self._nodes)
         self._places = self._promising(shared)
+        self._ahead = next((place for place, node in enumerate(self._nodes) if node.name == ahead), 0)
 
     def __call__(self, number: int, batch: Batch) -> Any:
         """The network's output on the batch, which has that number."""
         start, saved = self._latest(number)
         end = next((place for place, key in enumerate(self._chain) if self._prefixes.refused(key)), len(self._chain))
         target = next((place for place in self._places if place < end), 0)
-        if start == 0 and target == 0:
+        targets = [place for place in {target, self._ahead} if start < place < end and self._live[place]]
+        if start == 0 and not targets:
             return self._module(*batch.inputs)
-        return self._run(start, saved, target if target > start else 0, number, batch)
+        return self._run(start, saved, targets, number, batch)
 
     def _latest(self, number: int) -> tuple[int, _Saved | None]:
         """The last place at which values of the batch were kept, and these."""
@@ -130,17 +138,18 @@ class Run:
     def _written_from(self, place: int) -> bool:
         return any(index >= place for index in self._writing)
 
-    def _run(self, start: int, saved: _Saved | None, target: int, number: int, batch: Batch) -> Any:
+    def _run(self, start: int, saved: _Saved | None, targets: list[int], number: int, batch: Batch) -> Any:
         interpreter, env = self._interpreter, dict[fx.Node, Any]()
         interpreter.env, interpreter.args_iter = env, iter(self._module.graph.process_inputs(*batch.inputs))
         if saved is not None:
             self._prefixes.hits += 1
             values = _copied(saved.values) if self._written_from(start) else saved.values
             env.update((node, values[node.name]) for node in self._live[start])
-        drawn, held, output = _drawn() if target else None, [saved], None
+        drawn, held, output = _drawn() if targets else None, [saved], None
+        spared = {self._chain[place] for place in (start, *targets) if place != self._ahead}
         for place, node in enumerate(self._nodes):
-            if target and place == target:
-                held.append(self._keep(target, env, drawn, number))
+            if place in targets:
+                held.append(self._keep(place, env, drawn, number, spared))
             if place >= start or node.op in ("placeholder", "get_attr"):
                 env[node] = interpreter.run_node(node)
                 if node.op == "output":
@@ -150,7 +159,9 @@ class Run:
         env.clear()
         return _apart(self._module.graph.process_outputs(output), [each.values for each in held if each is not None])
 
-    def _keep(self, place: int, env: Mapping[fx.Node, Any], drawn: Any, number: int) -> _Saved | None:
+    def _keep(
+        self, place: int, env: Mapping[fx.Node, Any], drawn: Any, number: int, spared: Container[bytes]
+    ) -> _Saved | None:
         """Keep the live values, if nothing speaks against it."""
         key, values = self._chain[place], {node.name: env[node] for node in self._live[place]}
         own = self._written_from(place)
@@ -159,7 +170,7 @@ class Run:
             return None
         size = sum(storage.nbytes() for storage in _storages(values).values())
         saved = _Saved(_copied(values) if own else values, own, size)
-        return saved if self._prefixes.keep(key, number, saved) else None
+        return saved if self._prefixes.keep(key, number, saved, spared if place == self._ahead else ()) else None
 
 
 def _writing(module: fx.GraphModule) -> frozenset[int]:

@@ -186,8 +186,10 @@ def in_turn(name: str, space: Space, options: PagcpOptions, factor: float, find:
         taken = steps if step is None else [*steps, step]
         return options.stop == "budget" and space.met(_applied(space, taken, share)[0])
 
-    for group in ordered(space, options.probe, factor):
+    order = ordered(space, options.probe, factor)
+    for group, following in zip(order, [*order[1:], None], strict=True):
         began = time.perf_counter()
+        space.ahead(following)
         if enough():
             found[group] = Finding(None, "the budgets were met before its turn")
             continue

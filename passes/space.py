@@ -77,6 +77,9 @@ class Space(Protocol):
     def losses(self, keep: Keep) -> Losses:
         """Each task's mean loss over the whole calibration set under `keep`."""
 
+    def ahead(self, group: str | None) -> None:
+        """Told which group is looked at after the one that is looked at now."""
+
     def note(self, evaluation: Evaluation) -> None:
         """Told of every evaluation, for the journal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ class Sums:
     """What is known of one keep-set: sums over the first `done` batches, and their samples where these are kept.
 
     `asked`: so many batches were asked for; those beyond were done because processes had nothing else to do.
+    `parts`: by those of `marks` that are done, each task's loss on so many batches. `given`: whether it was an answer.
     """
 
     totals: dict[str, float]
@@ -31,6 +33,9 @@ class Sums:
     done: int = 0
     asked: int = 0
     unfit: dict[str, int] = field(default_factory=dict)
+    marks: tuple[int, ...] = ()
+    parts: dict[int, dict[str, float]] = field(default_factory=dict)
+    given: bool = False
 
     def add(self, found: Found, *, keep: bool) -> None:
         """Add the next batch."""
@@ -44,6 +49,10 @@ class Sums:
             if not np.isfinite(values).all():
                 self.unfit.setdefault(name, self.done)
         self.done += 1
+        if self.done in self.marks:
+            self.parts[self.done] = {
+                name: total / (self.counts[name] or math.nan) for name, total in self.totals.items()
+            }
 
     def mean(self, name: str) -> float:
         """A task's loss."""
@@ -56,6 +65,7 @@ class Sums:
         new = {name: parts[first:] for name, parts in self.values.items() if parts[first:]}
         sizes = {name: [part.size for part in parts] for name, parts in new.items()}
         fields = {"totals": self.totals, "counts": self.counts, "unfit": self.unfit, "done": self.done, "sizes": sizes}
+        fields["parts"] = {str(mark): losses for mark, losses in self.parts.items()}
         return fields, {name: np.concatenate(parts) for name, parts in new.items()}
 
     def take(self, known: Remembered) -> None:
@@ -64,6 +74,8 @@ class Sums:
         self.counts = {name: int(count) for name, count in known.fields["counts"].items()}
         self.unfit = {name: int(number) for name, number in known.fields["unfit"].items()}
         self.done = int(known.fields["done"])
+        for mark, losses in known.fields["parts"].items():
+            self.parts[int(mark)] = {name: float(loss) for name, loss in losses.items()}
         for name, sizes in known.fields["sizes"].items():
             self.values[name] += np.split(known.rows[name], np.cumsum(sizes)[:-1])
 

@@ -27,6 +27,7 @@ class Table:
     asked: list[tuple[int, ...]] = field(default_factory=list)
     seen: list[Evaluation] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
+    announced: list[str | None] = field(default_factory=list)
 
     @property
     def start(self):
@@ -62,6 +63,9 @@ class Table:
         if key not in self.asked:
             self.asked.append(key)
         return self.table[key]
+
+    def ahead(self, group):
+        self.announced.append(group)
 
     def close(self, margin):
         self.margins.append(margin)

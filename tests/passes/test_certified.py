@@ -18,9 +18,10 @@ def search(space, options):
     return certified(space, options, growth(options.tolerance, options.total, len(space.groups)))
 
 
-def scouting(space, options, scout):
+def scouting(space, options, *scouts):
     factor = growth(options.tolerance, options.total, len(space.groups))
-    return certified(space, options, factor, Judge(scout=lambda keep: {"t": scout(*space.removed(keep))}))
+    asked = [lambda keep, scout=scout: {"t": scout(*space.removed(keep))} for scout in scouts]
+    return certified(space, options, factor, Judge(scouts=asked))
 
 
 def nine(**given):
@@ -183,6 +184,31 @@ def test_where_a_part_of_the_samples_tells_the_truth_only_two_cuts_are_evaluated
     outcome = scouting(space, nine(), lambda n: 3 * space.table[(n,)]["t"])  # its own base counts
     assert kept(outcome) == {"a": 6}
     assert space.asked == [(0,), (4,), (5,)]
+
+
+def test_a_larger_part_corrects_a_smaller_one():
+    space = one(1.0, 1.01, 1.02, 1.04, 1.07, 1.13, 1.2, 1.4, 2.0, 5.0)
+    looked = []
+
+    def truth(n):
+        looked.append(n)
+        return space.table[(n,)]["t"]
+
+    for lie in (lambda n: 1.0, lambda n: 1.0 + n):
+        space.asked.clear()
+        looked.clear()
+        assert kept(scouting(space, nine(), lie, truth)) == {"a": 6}
+        assert space.asked in ([(0,), (4,), (5,)], [(0,), (5,), (4,)])
+        assert {4, 5} <= set(looked)
+
+
+def test_every_group_is_announced_while_the_one_before_is_looked_at():
+    losses = {(i, j): 1.0 + 0.02 * i + 0.03 * j for i in range(10) for j in range(10)}
+    space = two(losses, {"a": 2, "b": 1})
+    search(space, nine())
+    assert space.announced in (["b", None], ["a", None])
+    groups = list(dict.fromkeys(e.group for e in space.seen))
+    assert space.announced == [groups[1], None]
 
 
 @pytest.mark.parametrize("lie", [lambda n: 1.0, lambda n: 1.0 + n, lambda n: 1.1 if n < 8 else 9.0])

@@ -237,12 +237,18 @@ def test_the_first_batch_whose_loss_is_not_finite_is_known(case):
     assert oracle.unfit(keep) == {"map": 1}
 
 
-def test_a_part_is_the_first_samples_and_counted_where_the_whole_is_counted(case, monkeypatch):
+def test_a_part_is_the_first_samples_and_the_whole_goes_on_from_it(case, monkeypatch):
     state, batches = case.state, case.ctx.data["calibration"].cached()
-    assert case.ctx.oracle.part() is None  # 40 samples are not worth it
+    assert case.ctx.oracle.parts == ()  # 40 samples are not worth it
     monkeypatch.setattr("passes.oracle.SCOUTED", 10)
     whole = RealOracle(case.ctx.tasks, batches)
-    found = whole.part().losses(state.program, state.channels, half(case))
-    first = RealOracle(case.ctx.tasks, batches[:1]).losses(state.program, state.channels, half(case))
-    assert found == first
+    asked = state.program, state.channels, half(case)
+    first = RealOracle(case.ctx.tasks, batches[:1]).losses(*asked)
+    assert whole.parts == (1,)
+    assert whole.glimpse(*asked, 1) == first
     assert (whole.usage.evaluations, whole.usage.images) == (0, 16)
+    assert whole.losses(*asked) == case.ctx.oracle.losses(*asked)  # bit by bit
+    assert (whole.usage.evaluations, whole.usage.images) == (1, 40)
+    assert whole.glimpse(*asked, 1) == first  # when all is known, too
+    whole.losses(*asked)
+    assert (whole.usage.evaluations, whole.usage.images) == (1, 40)

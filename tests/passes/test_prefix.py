@@ -171,6 +171,46 @@ def test_losses_are_the_same_bit_by_bit(net):
     assert len(set(found)) > 6
 
 
+@pytest.mark.parametrize("net", [Chain, WrittenLater, Shared, InPlaceModule, Early, Parameters, Noise, LateNoise])
+@pytest.mark.parametrize("megabytes", [0.02, 64])
+def test_what_is_kept_ahead_changes_no_bit(net, megabytes):
+    program, channels, batches = make(net)
+    asked, expected = questions(channels), answers(net, 0)[0]
+    for node in ("b", "c", "relu", "head", "nowhere"):
+        oracle = RealOracle([Task("t", loss=total)], batches)
+        oracle.reuse(megabytes)
+        oracle.ahead(node)
+        assert [oracle.losses(program, channels, keep)["t"] for keep in asked] == expected
+        assert oracle._prefixes.used <= megabytes * 2**20
+
+
+@pytest.mark.parametrize(("node", "hits"), [(None, 0), ("b", 3)])
+def test_the_first_candidate_goes_on_from_what_was_kept_ahead(node, hits):
+    program, channels, batches = make(Chain)
+    oracle = RealOracle([Task("t", loss=total)], batches)
+    oracle.reuse(64)
+    oracle.ahead(node)
+    oracle.losses(program, channels, channels.all)
+    oracle.losses(program, channels, next(k for k in questions(channels) if not k[channels.group("b").units].all()))
+    assert oracle._prefixes.hits == hits
+
+
+def test_what_is_kept_ahead_displaces_nothing_that_the_candidate_goes_on_from():
+    def hits(node):
+        program, channels, batches = make(Chain)
+        oracle = RealOracle([Task("t", loss=total)], batches)
+        oracle.reuse(0.04)  # two batches of one of the activations
+        oracle.losses(program, channels, channels.all)
+        oracle.ahead(node)
+        for count in (1, 2, 3, 4):
+            keep = channels.all
+            keep[channels.group("b").units[:count]] = False
+            oracle.losses(program, channels, keep)
+        return oracle._prefixes.hits
+
+    assert hits("c") == hits(None) > 0
+
+
 def test_samples_are_the_same_bit_by_bit():
     found, hits = answers(Chain, 64, samples=True)
     assert found == answers(Chain, 0, samples=True)[0]
