@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pagcp_cli.bench_command import bench_command
 from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, told, wrapped
 from pagcp_cli.comparing import diff_command
 from pagcp_cli.explaining import explain_command, passes_command
@@ -153,6 +154,7 @@ def schema(as_json: Annotated[bool, typer.Option("--json", help="the same: a sch
         sys.stdout.write(files("specs").joinpath("spec.schema.json").read_text(encoding="utf-8"))
 
 
+app.command("bench")(bench_command)
 app.command("diff")(diff_command)
 app.command("init")(init_command)
 app.command("plan")(plan_command)

@@ -23,7 +23,7 @@ from specs.diff import GraphSummary, LayerRow
 from specs.graph_diff import Edge, GraphNode, GraphText
 from specs.plan import Costs
 
-__all__ = ["OnnxGraph", "open_onnx"]
+__all__ = ["OnnxGraph", "OnnxLayer", "open_onnx"]
 
 Dims = tuple[int | str, ...]
 _WEIGHT_AT = {
@@ -76,20 +76,37 @@ class _Value:
         return None if dims is None or not all(isinstance(d, int) for d in dims) else tuple(int(d) for d in dims)
 
 
-def open_onnx(path: str | Path) -> OnnxGraph:
-    """The graph in that file. EmitError E612 when it cannot be read."""
+def open_onnx(path: str | Path, sizes: Mapping[str, Sequence[int]] | None = None) -> OnnxGraph:
+    """The graph in that file, its inputs of these sizes where given. EmitError E612 when it cannot be read."""
     try:
         model = onnx.load(str(path), load_external_data=False)
         if not model.graph.node:
             raise ValueError("it holds no graph")
         if model.functions:
             model = inliner.inline_local_functions(model)
+        _set_sizes(model.graph, sizes or {})
         _free_batch(model.graph)
         model = shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:  # protobuf's, onnx's and the system's errors of any type
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EmitError.one("E612", f"the file cannot be read as ONNX: {told}", str(path)) from error
     return OnnxGraph(model, str(path))
+
+
+def _set_sizes(graph: Any, sizes: Mapping[str, Sequence[int]]) -> None:
+    for given in graph.input:
+        dims = given.type.tensor_type.shape.dim
+        for dim, size in zip(dims, sizes.get(given.name, ()), strict=False):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size
+                _forget(graph)
+
+
+def _forget(graph: Any) -> None:
+    """What was inferred from the names of free sizes."""
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
 
 
 def _free_batch(graph: Any) -> None:
@@ -99,9 +116,17 @@ def _free_batch(graph: Any) -> None:
         dims = given.type.tensor_type.shape.dim
         if given.name not in weights and len(dims) and not dims[0].HasField("dim_value"):
             dims[0].dim_value = 1
-            del graph.value_info[:]
-            for output in graph.output:
-                output.type.tensor_type.ClearField("shape")
+            _forget(graph)
+
+
+@dataclass(frozen=True)
+class OnnxLayer:
+    """A layer: its figures, its node, and the sizes of its weight and of its input, where they are known."""
+
+    row: LayerRow
+    node: Any
+    weight: tuple[int, ...]
+    given: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,10 @@ class OnnxGraph:
         return self._source(weight).removesuffix(".weight")
 
     def _rows(self) -> Iterator[LayerRow]:
+        return (layer.row for layer in self.layers())
+
+    def layers(self) -> Iterator[OnnxLayer]:
+        """The layers in the order of the file."""
         batch = self._batch()
         for node in self.model.graph.node:
             weight = self._weight(node)
@@ -208,7 +237,8 @@ class OnnxGraph:
             params = sum(self._count(name) for name in own)
             size = sum(self._count(name) * self._itemsize(name) for name in own)
             macs = self._macs(node, shape, batch)
-            yield LayerRow(self._layer_name(weight), kind, inputs, outputs, macs, params, size)
+            row = LayerRow(self._layer_name(weight), kind, inputs, outputs, macs, params, size)
+            yield OnnxLayer(row, node, shape, self._sizes(node.input[0]))
 
     def _macs(self, node: Any, shape: tuple[int, ...], batch: int) -> int | None:
         """Of one sample; None where sizes are open."""

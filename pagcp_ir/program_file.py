@@ -28,7 +28,7 @@ from pagcp_ir.quiet import quiet, reason_of
 from pagcp_ir.trace import close, program_of
 from specs.diagnostics import TraceError
 
-__all__ = ["open_program"]
+__all__ = ["inputs_of_program", "open_program"]
 
 _TRAINS = {
     "aten.batch_norm.default": "training",
@@ -63,6 +63,13 @@ def open_program(path: Path, inputs: Sequence[TensorSpec] | None = None, where: 
     if not same:
         _refuse_batch(exported, own, path, where, reason)
     return replace(program, route="pt2")
+
+
+def inputs_of_program(path: Path) -> tuple[tuple[TensorSpec, ...], bool]:
+    """What the program in that file takes, and whether its batch size is free. TraceError T209: no such program."""
+    exported = _read(path, str(path))
+    own = _own_inputs(exported, path, str(path))
+    return own, not any(isinstance(n.meta["val"].shape[0], int) for n in _placeholders(exported))
 
 
 def _read(path: Path, where: str) -> ExportedProgram:

@@ -52,6 +52,7 @@ CODES: dict[str, str] = {
     "S119": "the output exists and may not be replaced, or cannot be written where it was asked for",
     "S120": "an interrupted run cannot be gone on with, because it is one of another spec, network or version",
     "S121": "networks cannot be compared as asked: one has no graph, or graphs of another kind",
+    "S122": "what is to be timed cannot be run as asked: no file, inputs of unknown size, or no backend for both",
     # the artifacts
     "E601": "a module cannot be written as source that needs only torch",
     "E602": "an operation of the network cannot be written as source that needs only torch",
@@ -65,6 +66,7 @@ CODES: dict[str, str] = {
     "E610": "a file of a result is missing, or is not what was written",
     "E611": "a file of a result contradicts another one",
     "E612": "an ONNX file cannot be read",
+    "E613": "a network that is to be timed does not run",
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",
@@ -96,6 +98,8 @@ CODES: dict[str, str] = {
     "P410": "the device or the precision that a pass asks for is not there",
     "P411": "all cuts were given back, and the guarantees still do not hold on validation",
     "P412": "the trainer of a spec returned a model with other tensors than it was given",
+    "P413": "no cut that was measured meets the latency budget",
+    "P414": "the command or the table of a latency budget gives no milliseconds",
     # data, losses and metrics
     "D701": "a module that the spec names cannot be imported, or another one hides it",
     "D702": "a module has no callable of that name",

@@ -44,6 +44,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "undo the change, or start over with --force and without --resume"),
     "S121": ("a plan holds no graph, and the graphs of torch and of ONNX have other nodes",
              "compare two of spec, folder and .pt2, or two of folder and .onnx"),
+    "S122": ("an ONNX file with free sizes beside the batch, a folder without exports, or two files of which one runs in "
+             "torch alone and the other in onnxruntime alone", "the hint says which --input or --batch to give"),
     # the artifacts
     "E601": ("a module of your own, or one that could not be traced, has no constructor that source could call",
              "leave python out of export, or make the module of layers of torch.nn"),
@@ -63,6 +65,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "restore the folder, or compile again"),
     "E611": ("files of several runs were mixed in one folder, or one was edited", "compile again"),
     "E612": ("the file is damaged, no ONNX, or of a later version of ONNX", "check it with onnx.checker.check_model"),
+    "E613": ("an operation or a model format that the installed onnxruntime or torch lacks, inputs that the network "
+             "refuses, or too little memory", "run the file there by itself; give other shapes with --input"),
     # tracing
     "T201": ("a branch, a loop or a size depends on the values of a tensor, so that one graph cannot stand for all",
              "compute both sides and select with torch.where, or move the branch out of forward (model.adapter)"),
@@ -110,6 +114,11 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "P411": ("the network was recovered too little, or the validation split is too small for the confidence",
              "allow a larger drop, train longer, or measure on more samples"),
     "P412": ("the trainer built a model of its own, or changed layers", "train the model that it is given"),
+    "P413": ("fewer channels save less time than MACs, or what may be cut is only a part of what takes time; the message "
+             "tells the best that was reached",
+             "ask for less, set round_to: 8, protect less, or see with `pagcp bench` which layers take the time"),
+    "P414": ("the command failed, or its last line of output ends with no number; the table lacks a layer, a column or a "
+             "point of its grid", "run the command by hand on a model.onnx; give each layer rows for all pairs of widths"),
     # data, losses and metrics
     "D701": ("a misspelled module, a module that raises when imported, or a file of the name of an installed package",
              "modules are looked up among those installed, then beside the spec; rename a file that is hidden"),
