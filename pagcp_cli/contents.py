@@ -54,7 +54,11 @@ def read_contents(folder: Path) -> Contents:
     journal = None
     if (folder / JOURNAL).exists():
         lines = _read(folder, JOURNAL, str.splitlines)
-        journal = read_journal(folder / JOURNAL)
+        try:
+            journal = read_journal(folder / JOURNAL)
+        except SpecError as error:  # it says file and line
+            number = error.diagnostics[0].where.rpartition(":")[2]
+            raise EmitError([contradiction(folder, JOURNAL, f"has no record on line {number}")]) from error
         if len(journal) != len(lines):
             raise EmitError([contradiction(folder, JOURNAL, f"has no record on line {len(journal) + 1}")])
     return Contents(folder, plan, amended, evidence, spec, journal)

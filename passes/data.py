@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from passes.batches import Batch, chunks, collates_rows, mixed
+from passes.blame import out_of_memory, raised_at, words
 from passes.callables import call, resolve
 from passes.labels import TargetOf, collate
 from passes.seeding import borrowed_rng
@@ -109,6 +110,12 @@ class Split:
             order = [self.subset[i] for i in order]
         return self._iterated(chunks(order, batch_size or self.batch_size))
 
+    def first(self, count: int) -> Batch:
+        """The first samples as one batch, read here and now; of a split that is indexed and has no parts."""
+        with borrowed_rng(self.seed):
+            order = tuple(self._order()[:count])
+            return next(replace(self, subset=order, batch_size=len(order), workers=0).batches())
+
     def cached(self) -> tuple[Batch, ...]:
         """All batches, kept on the device. DataError D706 when they would take more than CACHE_LIMIT bytes."""
         kept, used = [], 0
@@ -159,9 +166,13 @@ class Split:
             except StopIteration:
                 break
             except (Exception, SystemExit) as error:
-                told = (str(error).strip().splitlines() or [""])[0]
-                message = f"the {self.name} split raised {type(error).__name__} at batch {count}: {told}"
-                raise DataError.one("D704", message) from error
+                if out_of_memory(error):
+                    hint = "lower data.batch_size or data.workers, or give the process more memory"
+                    message = f"memory ran out while batch {count} of the {self.name} split was read"
+                    raise DataError.one("D717", message, raised_at(error), hint) from error
+                name, _, told = words(error).partition(": ")
+                message = f"the {self.name} split raised {name} at batch {count}: {told}"
+                raise DataError.one("D704", message, raised_at(error)) from error
             yield self._batch(item, count)
             count += 1
         if count == 0:

@@ -14,34 +14,25 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from passes.records import Kind, Odd, record_of
+from specs.diagnostics import SpecError
+
 __all__ = ["Journal", "Kind", "Numbers", "Remembered", "plain", "read_journal"]
 
-Kind = Literal[
-    "start",
-    "resumed",
-    "answer",
-    "evaluation",
-    "pass_start",
-    "pass_end",
-    "compensated",
-    "refit",
-    "epoch",
-    "kept",
-    "trained",
-    "back_off",
-    "warning",
-]
 Numbers = NDArray[np.float64]
 SYNCED = 1.0
 """Seconds after which what was flushed is forced onto the disk: a power cut loses no more than that."""
+MAX_LINE = 64 * 2**20
+"""Bytes of a line at most."""
 _UNTOLD = ("start", "resumed", "answer")
 """Kinds that are not gone through again: they are about the journal, or are asked for by key."""
 
@@ -57,7 +48,7 @@ class Remembered:
 class Journal:
     """Writes records to `path`, and long rows to `rows`; goes on with what is there. Without a path it drops them.
 
-    A last line that a kill cut off is removed, and so is all after a line that is not whole.
+    A last line that a kill cut off is removed. SpecError S123 for any other line that is no record.
     """
 
     def __init__(self, path: Path | None = None, rows: Path | None = None) -> None:
@@ -122,13 +113,13 @@ class Journal:
         return self._answers.get(key)
 
     def close(self) -> None:
-        """Close the files; later records are dropped."""
-        for file in (self._rows, self._file):
-            if file is not None:
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-        self._file = self._rows = None
+        """Close the files; later records are dropped. Each is closed, whatever happens to the other."""
+        with ExitStack() as stack:
+            for file in (self._file, self._rows):
+                if file is not None:
+                    stack.callback(file.close)
+                    stack.callback(_forced, file)
+            self._file = self._rows = None
 
     def __enter__(self) -> Journal:
         return self
@@ -146,7 +137,7 @@ class Journal:
         if time.monotonic() - self._synced > SYNCED:
             for file in (self._rows, self._file):
                 if file is not None:
-                    os.fsync(file.fileno())
+                    _forced(file)
             self._synced = time.monotonic()
 
     def _open(self, path: Path, rows: Path | None) -> None:
@@ -181,24 +172,46 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All complete records; a last line that was cut off by a kill is left out."""
+    """All records; a last line that was cut off by a kill is left out. SpecError S123 for another that is none."""
     return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The complete records up to the first line that is not one, and where that line begins."""
+    """The records, and where the last one ends."""
     records: list[dict[str, Any]] = []
     end = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
-        try:
-            record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:  # what a power cut left
-            record = None
-        if not isinstance(record, dict) or "kind" not in record:
-            break
-        records.append(record)
-        end += len(line)
+    if not path.is_file():
+        return records, end
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE + 1):
+            try:
+                if len(line) > MAX_LINE:
+                    raise Odd(f"is longer than {MAX_LINE >> 20} MiB")
+                if not line.endswith(b"\n"):
+                    raise Odd("does not end", torn=True)
+                records.append(record_of(line))
+            except Odd as odd:
+                if odd.torn and _is_blank(file):  # what a kill or a power cut left
+                    break
+                raise _damaged(path, len(records) + 1, odd) from odd
+            end += len(line)
     return records, end
+
+
+def _is_blank(file: BinaryIO) -> bool:
+    """Whether nothing follows, or nothing but the zeros of a power cut."""
+    return not any(block.strip(b"\0\r\n\t ") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _damaged(path: Path, number: int, odd: Odd) -> SpecError:
+    hint = f"undo the change; or cut the file before line {number}, to go on from there; or --force without --resume"
+    return SpecError.one("S123", f"this line of the journal {odd}", f"{path}:{number}", hint)
+
+
+def _forced(file: BinaryIO) -> None:
+    """Out of our buffer, and onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _at(path: Path, end: int) -> BinaryIO:

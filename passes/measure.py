@@ -6,15 +6,17 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pagcp_ir.program import Program
+from passes.blame import raised_at, words
 from passes.bootstrap import Drawn, drawn_pairs
 from passes.data import Split
+from passes.feeding import feeding
 from passes.metrics import Metric
 from passes.resampling import Meter, Resampled
 from passes.seeding import borrowed_rng
@@ -22,7 +24,7 @@ from passes.tasks import Task, batch_losses, part_of
 from specs.diagnostics import DataError
 from specs.plan import Verdict
 
-__all__ = ["mean_losses", "measure", "measured", "verdict", "verdicts", "worst_margin"]
+__all__ = ["feed", "mean_losses", "measure", "measured", "meters", "verdict", "verdicts", "worst_margin"]
 
 USUAL = 0.95
 """The confidence of intervals where the guarantee asks for none."""
@@ -41,19 +43,32 @@ def measured(
     A sample without a task's label does not count for it. Where none has it, a task with a guarantee raises DataError
     D715, and another one is left out.
     """
-    meters = [(task, _meter(task, split.device, task.name in resample)) for task in tasks if task.metric is not None]
+    metered = meters(tasks, split.device, resample)
     with borrowed_rng(split.seed), torch.inference_mode():
         for batch in split.batches():
-            output = program.module(*batch.inputs)
-            for task, meter in meters:
-                if (part := part_of(task, output, batch.target)) is not None:
-                    try:
-                        meter.update(part.output, part.target)
-                    except (Exception, SystemExit) as error:
-                        raise _refused(task, error) from error
-        for task in (task for task, meter in meters if not meter.fed and task.guarantee is not None):
+            with feeding(f"the {split.name} split", batch, program.inputs):
+                output = program.module(*batch.inputs)
+            feed(metered, output, batch.target)
+        for task in (task for task, meter in metered if not meter.fed and task.guarantee is not None):
             raise _unlabelled(task.name, split)
-        return {task.name: meter.result() for task, meter in meters if meter.fed}
+        return {task.name: meter.result() for task, meter in metered if meter.fed}
+
+
+def meters(
+    tasks: Sequence[Task], device: torch.device, resample: Collection[str] = ()
+) -> tuple[tuple[Task, Meter], ...]:
+    """A meter for every task that has a metric."""
+    return tuple((task, _meter(task, device, task.name in resample)) for task in tasks if task.metric is not None)
+
+
+def feed(metered: Sequence[tuple[Task, Meter]], output: Any, target: Any) -> None:
+    """Show a batch's output and target to the meters of the tasks whose label it has. DataError D722."""
+    for task, meter in metered:
+        if (part := part_of(task, output, target)) is not None:
+            try:
+                meter.update(part.output, part.target)
+            except (Exception, SystemExit) as error:
+                raise _refused(task, error) from error
 
 
 def _meter(task: Task, device: torch.device, resample: bool) -> Meter:
@@ -74,7 +89,9 @@ def _mean_losses(program: Program, tasks: Sequence[Task], split: Split) -> dict[
     totals, samples = dict.fromkeys([task.name for task in tasks], 0.0), dict.fromkeys([task.name for task in tasks], 0)
     with borrowed_rng(split.seed), torch.inference_mode():
         for batch in split.batches():
-            for name, loss in batch_losses(tasks, program.module(*batch.inputs), batch.target).items():
+            with feeding(f"the {split.name} split", batch, program.inputs):
+                output = program.module(*batch.inputs)
+            for name, loss in batch_losses(tasks, output, batch.target).items():
                 totals[name] += float(loss.value) * loss.of(batch.size)
                 samples[name] += loss.of(batch.size)
     return {name: total / samples[name] for name, total in totals.items() if samples[name]}
@@ -182,6 +199,5 @@ def _unlabelled(name: str, split: Split) -> DataError:
 
 
 def _refused(task: Task, error: BaseException) -> DataError:
-    told = (str(error).strip().splitlines() or [""])[0]
-    message = f"metric {task.metric_name} of task {task.name!r} raised {type(error).__name__}: {told}"
-    return DataError.one("D722", message)
+    message = f"metric {task.metric_name} of task {task.name!r} raised {words(error)}"
+    return DataError.one("D722", message, raised_at(error))

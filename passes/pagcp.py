@@ -26,6 +26,7 @@ from passes.compensate import Compensator, compensator
 from passes.criteria import scores
 from passes.marginal import marginal
 from passes.memorised import warn_memorised
+from passes.metric_oracle import measuring, refuse_useless
 from passes.oracle import Samples
 from passes.published import published
 from passes.racing import RacingRule, Sampled
@@ -51,20 +52,27 @@ class Pagcp:
 
     def run(self, state: State, ctx: Context) -> State:
         """Search from `state` on; ratios are over the original widths."""
-        oracle, began = ctx.need_oracle(self.name), time.perf_counter()
+        ctx.need_oracle(self.name)
+        ctx, began = measuring(self.options, ctx), time.perf_counter()
+        oracle = ctx.need_oracle(self.name)
         before = oracle.usage
         oracle.reuse(self.options.cache_mb)
         space = NetworkSpace(state, ctx, self.options)
         _announce(space, self.options)
         if self.options.confidence is not None:
             space.samples(space.start, 1)  # from here on batches come in a random order
-        warn_memorised(space.losses(space.start), state.program, ctx)
+        base = space.losses(space.start)
+        if self.options.measure == "metric":
+            refuse_useless(base)
+        else:
+            warn_memorised(base, state.program, ctx)
         outcome = search(space, self.options, space.scouts)
         oracle.reuse(0)
         refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
         plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
         record = replace(
             outcome.record,
+            measure=self.options.measure,
             evaluations=oracle.usage.evaluations - before.evaluations,
             samples=oracle.usage.images - before.images,
             seconds=time.perf_counter() - began,
@@ -217,13 +225,14 @@ class NetworkSpace:
         for task, batch in self._oracle.unfit(keep, self._finishing(keep)).items():
             if (task, keep.tobytes()) not in self._warned:
                 self._warned.add((task, keep.tobytes()))
-                message = f"the loss of {task!r} is not finite on calibration batch {batch} with {self._told(keep)}"
+                message = f"the loss of {task!r} is not finite on calibration batch {batch} {self._told(keep)}"
                 self._ctx.note("warning", message=message)
         return answer
 
     def _told(self, keep: Keep) -> str:
         cuts = ((name, int((~keep[g.units]).sum()), g.units.size) for name, g in self._by_name.items())
-        return ", ".join(f"{cut} of {width} of {name}" for name, cut, width in cuts if cut) + " cut"
+        told = ", ".join(f"{cut} of {width} of {name}" for name, cut, width in cuts if cut)
+        return f"with {told} cut" if told else "before anything is cut"
 
     def note(self, evaluation: Evaluation) -> None:
         """Journal it."""

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from pagcp_ir.channels import Keep, Units
 from passes.ratios import Trim
+from passes.tasks import NOT_FINITE
 from specs.diagnostics import PassError
 from specs.plan import Decision
 from specs.search import SearchRecord
@@ -105,7 +106,7 @@ def finite_base(space: Space) -> dict[str, float]:
     base = dict(space.losses(space.start))
     for task, loss in base.items():
         if not math.isfinite(loss):
-            raise PassError.one("P404", f"the loss of task {task!r} is {loss} before anything is cut")
+            raise PassError.one("P404", f"the loss of task {task!r} is {loss} before anything is cut", hint=NOT_FINITE)
     return base
 
 

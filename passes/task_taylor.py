@@ -23,7 +23,7 @@ from passes.batches import Batch
 from passes.processes import gather_in_order
 from passes.ratios import Scores
 from passes.seeding import borrowed_rng, reseed
-from passes.tasks import Task, batch_losses
+from passes.tasks import NOT_FINITE, Task, batch_losses
 from specs.diagnostics import PassError
 from specs.options import Combine
 
@@ -72,7 +72,9 @@ def effects(program: Program, channels: ChannelGraph, tasks: Sequence[Task], bat
     if not any(samples.values()):
         raise PassError.one("P405", "task_taylor needs gradients, and no task's loss has one", hint=_WITHOUT)
     for name in (name for name, total in totals.items() if not total.isfinite().all()):
-        raise PassError.one("P405", f"task_taylor needs gradients, and those of {name!r} are not finite", hint=_WITHOUT)
+        raise PassError.one(
+            "P405", f"task_taylor needs gradients, and those of {name!r} are not finite", hint=NOT_FINITE
+        )
     unread = np.ones(channels.n_units, dtype=np.bool_)
     for read in found:
         unread[read.units] = False

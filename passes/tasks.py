@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from passes.blame import out_of_memory, raised_at, words
 from passes.callables import resolve
 from passes.labels import Partial, TargetOf, lacking
 from passes.metrics import MetricFactory
@@ -22,6 +23,7 @@ from specs.diagnostics import DataError, nearest
 from specs.spec import Guarantee, Spec, TaskSpec
 
 __all__ = [
+    "NOT_FINITE",
     "Key",
     "Loss",
     "Part",
@@ -29,6 +31,7 @@ __all__ = [
     "TaskLoss",
     "batch_losses",
     "build_tasks",
+    "holds_nan",
     "labelled",
     "part_of",
     "select",
@@ -36,13 +39,17 @@ __all__ = [
     "weighted",
 ]
 
+NOT_FINITE = "where samples have no label, say so: missing: nan in the task; else check data, weights and loss"
+"""The hint where a loss is NaN: most often the labels are."""
 Key = str | int | None
 Joint = Callable[[Any, Any], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `joint`, where given, replaces `loss`; `distill` is how its outputs are imitated.
+    """One task. `joint`, where given, replaces `loss`; `joint_name` is what the spec calls it.
+
+    `distill`: how its outputs are imitated.
 
     `missing`: a sample has no label where its target is that value throughout.
     """
@@ -52,6 +59,7 @@ class Task:
     target: Key = None
     loss: Loss | None = None
     joint: Joint | None = None
+    joint_name: str = "losses"
     weight: float = 1.0
     metric_name: str = ""
     metric: MetricFactory | None = None
@@ -176,21 +184,42 @@ def _joint_loss(
     if joint not in known:
         if lacking(target):
             hint = "data.collate: module:callable makes the targets of a batch as the callable wants them"
-            message = "`losses` sees whole targets, of which some samples lack a part"
+            message = f"{task.joint_name} sees whole targets, of which some samples lack a part"
             raise DataError.one("D716", message, hint=hint)
-        known[joint] = _called(joint, "losses", output, target)
-    value: Any = select(known[joint], task.name, "the value of losses:")
-    if isinstance(value, tuple) and len(value) == 2:
-        value, samples = value[0], int(value[1])
+        known[joint] = _called(joint, task.joint_name, output, target)
+        _require_mapping(task, known[joint])
+    value: Any = select(known[joint], task.name, f"the value of {task.joint_name}:")
+    if isinstance(value, (tuple, list)):
+        value, samples = _pair(task, value)
         return TaskLoss(_scalar(task, value), samples) if samples else None
     return None if value is None else TaskLoss(_scalar(task, value))
+
+
+_JOINT = "it returns {task: loss}; a loss is one number, (one number, how many samples), or None where no sample has it"
+
+
+def _require_mapping(task: Task, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise DataError.one("D713", f"{task.joint_name} must return a dict, got {_shape(value)}", hint=_JOINT)
+
+
+def _pair(task: Task, value: Sequence[Any]) -> tuple[Any, int]:
+    """A loss and over how many samples it is: a whole number, or a tensor of one."""
+    if len(value) == 2:
+        count = value[1].item() if isinstance(value[1], Tensor) and value[1].numel() == 1 else value[1]
+        if isinstance(count, (int, float)) and not isinstance(count, bool) and count == count // 1 and count >= 0:
+            return value[0], int(count)
+    told = f"({', '.join(str(v) if v is None or isinstance(v, (int, float)) else _shape(v) for v in value)})"
+    message = f"{task.joint_name} gave {told} for {task.name!r}: that is no (loss, samples)"
+    raise DataError.one("D713", message, hint=_JOINT)
 
 
 def _scalar(task: Task, value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         kind = "complex shape" if isinstance(value, Tensor) and value.is_complex() else "shape"
         got = f"{kind} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise DataError.one("D713", f"the loss of {task.name!r} must be one number, got {got}")
+        by = f" from {task.joint_name}" if task.joint is not None else ""
+        raise DataError.one("D713", f"the loss of {task.name!r}{by} must be one number, got {got}")
     return value.reshape(())
 
 
@@ -248,6 +277,12 @@ def _taken(output: Any, rows: Tensor, task: Task) -> Any:
     return pytree.tree_map(taken, output)
 
 
+def holds_nan(target: Any) -> bool:
+    """Whether a label of that target is NaN."""
+    leaves = (leaf for leaf in pytree.tree_leaves(target) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return any(bool(leaf.isnan().any()) for leaf in leaves)
+
+
 def weighted(tasks: Sequence[Task], losses: Mapping[str, Any]) -> Any:
     """The sum over tasks of weight * loss, of tensors or of floats; without the tasks that have none."""
     return sum(task.weight * losses[task.name] for task in tasks if task.name in losses)
@@ -257,10 +292,10 @@ def _called(function: Callable[[Any, Any], Any], what: str, output: Any, target:
     try:
         return function(output, target)
     except (Exception, SystemExit) as error:
+        if out_of_memory(error):
+            raise
         shapes = f"output {_shape(output)}, target {_shape(target)}"
-        told = (str(error).strip().splitlines() or [""])[0]
-        message = f"{what} raised {type(error).__name__}: {told} ({shapes})"
-        raise DataError.one("D712", message) from error
+        raise DataError.one("D712", f"{what} raised {words(error)} ({shapes})", raised_at(error)) from error
 
 
 def _shape(tree: Any) -> str:
@@ -277,10 +312,11 @@ def build_tasks(spec: Spec) -> tuple[Task, ...]:
     """The spec's tasks with their losses and metrics resolved. DataError for what does not resolve."""
     folder = None if spec.path is None else spec.path.parent
     joint = None if spec.losses is None else resolve(spec.losses, folder, spec.where("losses"))
-    return tuple(_task(task, joint, folder, spec.where(f"tasks[{i}]")) for i, task in enumerate(spec.tasks))
+    places = [spec.where(f"tasks[{i}]") for i in range(len(spec.tasks))]
+    return tuple(_task(*each, joint, spec.losses, folder) for each in zip(spec.tasks, places, strict=True))
 
 
-def _task(spec: TaskSpec, joint: Joint | None, folder: Path | None, where: str) -> Task:
+def _task(spec: TaskSpec, where: str, joint: Joint | None, joint_name: str | None, folder: Path | None) -> Task:
     loss_name, loss = named_loss(spec, folder, where)
     if loss is None and joint is None:
         raise DataError.one("D714", f"task {spec.name!r} has no loss, and the spec has no joint `losses`", where)
@@ -291,6 +327,7 @@ def _task(spec: TaskSpec, joint: Joint | None, folder: Path | None, where: str) 
         target=spec.target,
         loss=loss,
         joint=joint if loss is None else None,
+        joint_name=joint_name or "losses",
         weight=spec.weight,
         metric_name=metric_name,
         metric=metric,

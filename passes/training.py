@@ -20,8 +20,9 @@ from passes.accelerated import accelerator, widened
 from passes.base import Context
 from passes.data import Batch
 from passes.ema import Ema
+from passes.feeding import feeding
 from passes.seeding import borrowed_rng
-from passes.tasks import Task, TaskLoss, batch_losses, select, weighted
+from passes.tasks import NOT_FINITE, Task, TaskLoss, batch_losses, holds_nan, select, weighted
 from specs.diagnostics import PassError
 from specs.options import FinetuneOptions
 
@@ -130,12 +131,13 @@ class Trainer:
 
     def _loss(self, batch: Batch, place: str) -> tuple[Tensor | None, Mapping[str, TaskLoss]]:
         """What is minimised, None where no task has a label and nothing is imitated, and each task's own loss."""
-        with self._accelerator.autocast():
+        with self._accelerator.autocast(), feeding(f"the train split, {place}", batch):
             output = widened(self._module(*batch.inputs))
         losses = batch_losses(self.tasks, output, batch.target)
         for name, loss in losses.items():
             if not bool(torch.isfinite(loss.value)):
                 hint = "lower finetune.lr" + (", or set finetune.clip" if self._options.clip is None else "")
+                hint = NOT_FINITE if holds_nan(batch.target) else hint
                 raise PassError.one(
                     "P407", f"the loss of {name!r} is {float(loss.value.detach())} at {place}", hint=hint
                 )

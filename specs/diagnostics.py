@@ -53,6 +53,7 @@ CODES: dict[str, str] = {
     "S120": "an interrupted run cannot be gone on with, because it is one of another spec, network or version",
     "S121": "networks cannot be compared as asked: one has no graph, or graphs of another kind",
     "S122": "what is to be timed cannot be run as asked: no file, inputs of unknown size, or no backend for both",
+    "S123": "the journal of an interrupted run is damaged, or was edited",
     # the artifacts
     "E601": "a module cannot be written as source that needs only torch",
     "E602": "an operation of the network cannot be written as source that needs only torch",
@@ -67,6 +68,7 @@ CODES: dict[str, str] = {
     "E611": "a file of a result contradicts another one",
     "E612": "an ONNX file cannot be read",
     "E613": "a network that is to be timed does not run",
+    "E614": "what a run writes cannot be written any more: the disk is full, read-only or gone",
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",
@@ -78,6 +80,8 @@ CODES: dict[str, str] = {
     "T208": "the traced graph runs at one batch size only",
     "T209": "a torch.export program cannot be read, or is not a network in eval mode",
     # the channel graph
+    "T210": "the network has tensors in half precision or complex ones",
+    "T211": "a trained tensor holds NaN or infinity",
     "G301": "nothing may be cut",
     "G302": "a glob of model.protect matches no layer",
     "G303": "a value of the cut network would not have the shape that its channels ask for",
@@ -118,6 +122,7 @@ CODES: dict[str, str] = {
     "D715": "no sample of a split has a label for a task",
     "D716": "a task's samples without a label cannot be told from those with one",
     "D721": "a metric is not known",
+    "D717": "memory ran out",
     "D722": "a metric refuses its arguments or the values it is given",
     "D723": "it is not known whether higher values of a metric are better",
     # several processes
@@ -137,7 +142,8 @@ CODES: dict[str, str] = {
 
 Severity = Literal["error", "warning"]
 _COLUMN = re.compile(r":(\d+):(\d+)$")
-_MAX_LINE = 100
+_MAX_LINE = 80
+"""Columns of an excerpt, its line number included."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +183,9 @@ class Diagnostic:
             return []
         number, column = place[1], int(place[2]) - 1
         # a long line is cut around the column; control characters never reach the terminal
-        start = max(0, column - _MAX_LINE // 2) if len(self.line) > _MAX_LINE else 0
-        shown = "".join(c if c.isprintable() else " " for c in self.line[start : start + _MAX_LINE])
+        room = _MAX_LINE - len(number) - len("   | ")
+        start = max(0, min(column - room // 2, len(self.line) - room)) if len(self.line) > room else 0
+        shown = "".join(c if c.isprintable() else " " for c in self.line[start : start + room])
         gutter = " " * len(number)
         return [f"  {number} | {shown}", f"  {gutter} | {' ' * (column - start)}^"]
 

@@ -46,6 +46,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "compare two of spec, folder and .pt2, or two of folder and .onnx"),
     "S122": ("an ONNX file with free sizes beside the batch, a folder without exports, or two files of which one runs in "
              "torch alone and the other in onnxruntime alone", "the hint says which --input or --batch to give"),
+    "S123": ("a line in the middle is not what pagcp wrote: it was edited, or the disk lost a part; a last line that a "
+             "kill cut off is no such line", "undo the change, cut the file before that line, or start over"),
     # the artifacts
     "E601": ("a module of your own, or one that could not be traced, has no constructor that source could call",
              "leave python out of export, or make the module of layers of torch.nn"),
@@ -67,6 +69,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "E612": ("the file is damaged, no ONNX, or of a later version of ONNX", "check it with onnx.checker.check_model"),
     "E613": ("an operation or a model format that the installed onnxruntime or torch lacks, inputs that the network "
              "refuses, or too little memory", "run the file there by itself; give other shapes with --input"),
+    "E614": ("the disk is full, was mounted read-only, or went away while the run wrote its journal, checkpoints or "
+             "result", "make room and go on with --resume: what was found so far is kept"),
     # tracing
     "T201": ("a branch, a loop or a size depends on the values of a tensor, so that one graph cannot stand for all",
              "compute both sides and select with torch.where, or move the branch out of forward (model.adapter)"),
@@ -84,6 +88,9 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "T209": ("the file holds compiled code, pickled objects, several programs, or a network in train mode",
              "call model.eval(), export, and write it with torch.export.save"),
     # the channel graph
+    "T210": ("a checkpoint or a factory in bfloat16, float16 or complex numbers",
+             "let the factory end with model.float(); what comes out can be converted back"),
+    "T211": ("training that diverged, or a file that is damaged", "take an earlier checkpoint"),
     "G301": ("every layer makes outputs of the network, is protected, or meets an operation that is not understood",
              "`pagcp inspect` lists the reasons; protect less, or change the operation at the line that is named"),
     "G302": ("a misspelled glob, or one of layers without channels", "take a name that `pagcp inspect` prints"),
@@ -144,6 +151,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "D715": ("all labels of the split are missing for the task", "check missing, or sample a split that has some"),
     "D716": ("a target of several parts of which some lack", "give missing labels as None, or one tensor by task"),
     "D721": ("a misspelled name; metrics are looked up in torchmetrics", "take the hint's, or module:callable"),
+    "D717": ("batches, or what a network makes of them, that do not fit into memory", "lower data.batch_size"),
     "D722": ("arguments that the class does not take, or outputs and targets of other shapes than it expects",
              "call the metric yourself on one batch"),
     "D723": ("a metric that does not say so itself", "add higher_is_better: true or false to the task"),

@@ -38,7 +38,9 @@ _PATTERNS = {
     DEVICE: ("S118", "auto, cpu, cuda, cuda:<number> or mps"),
     r"\.(safetensors|pt)$": ("S112", "a .safetensors or .pt file"),
     r"\.pt2$": ("S112", "a .pt2 file"),
+    r"\.csv$": ("S112", "a .csv file"),
 }
+_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 _AT_KEY = ("S103", "S110")
 
 
@@ -127,6 +129,8 @@ def _told(problem: str, context: Mapping[str, Any], given: Any) -> tuple[str, st
 def _type_hint(problem: str, given: Any) -> str:
     if problem == "string_type" and isinstance(given, (bool, int, float)):
         return f'put it in quotes: "{shown(given)}"'
+    if problem == "float_type" and isinstance(given, str) and (share := _SHARE.fullmatch(given)):
+        return f"write {float(share[1]) / 100:g}"
     if problem in ("tuple_type", "list_type") and isinstance(given, (str, int, float)):
         return f"write [{given}]" if len(str(given)) < 40 else ""
     if problem in ("tuple_type", "list_type") and isinstance(given, Mapping):

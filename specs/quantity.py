@@ -42,8 +42,34 @@ _UNITS: dict[str, tuple[Kind, Fraction]] = {
     "ms": ("seconds", Fraction(1, 10**3)),
     "s": ("seconds", Fraction(1)),
 }
+# what people write, and what they may mean
+_MEANT = {
+    "p": ("pp", "%"),
+    "pt": ("pp",),
+    "pts": ("pp",),
+    "ppt": ("pp",),
+    "point": ("pp",),
+    "points": ("pp",),
+    "pc": ("%",),
+    "pct": ("%",),
+    "percent": ("%",),
+    "mill": ("M",),
+    "million": ("M",),
+    "bn": ("G",),
+    "billion": ("G",),
+    "sec": ("s",),
+    "msec": ("ms",),
+}
 _TEXT = re.compile(r"([+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)\s*(%|[A-Za-z]*)")
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+
+
+class _Unknown(ValueError):
+    """A unit that is none, and what is meant, perhaps."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -57,7 +83,7 @@ class Quantity:
         if not math.isfinite(self.value):
             raise ValueError(f"a quantity must be finite, got {self.value}")
         if self.unit not in _UNITS:
-            raise ValueError(_unknown_unit(self.unit))
+            raise _unknown_unit(f"{self.value:g}", self.unit)
 
     @staticmethod
     def parse(text: str | int | float) -> Quantity:
@@ -127,11 +153,14 @@ def _validate(value: Any) -> Quantity:
     try:
         return Quantity.parse(value)
     except ValueError as error:
-        raise Problem("S109", str(error)).error from error
+        raise Problem("S109", str(error), getattr(error, "hint", "")).error from error
 
 
-def _unknown_unit(unit: str) -> str:
+def _unknown_unit(number: str, unit: str) -> _Unknown:
     same = [known for known in _UNITS if known.lower() == unit.lower()]
     if same:
-        return f"has the unit {unit}, but case matters: write {same[0]}"
-    return f"has an unknown unit {unit[:20]}; known: {', '.join(filter(None, _UNITS))}"
+        return _Unknown(f"has the unit {unit}, but case matters: write {same[0]}", "")
+    meant = _MEANT.get(unit.lower())
+    if meant:
+        return _Unknown(f"has an unknown unit {unit}", f"did you mean {' or '.join(number + each for each in meant)}?")
+    return _Unknown(f"has an unknown unit {unit[:20]}; known: {', '.join(filter(None, _UNITS))}", "")

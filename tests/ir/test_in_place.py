@@ -20,7 +20,8 @@ from pagcp_ir.program import TensorSpec
 from pagcp_ir.rewrite import materialise
 from pagcp_ir.trace import trace
 from pagcp_ir.written import WHY, pin_written
-from specs.diagnostics import PlanError, VerifyError
+from specs.diagnostics import PagcpError, PlanError, TraceError, VerifyError
+from specs.plan import Plan
 from tests.ir.nets.check import dealt, random_keep
 from tests.ir.nets.make import input_specs, random_net
 
@@ -235,3 +236,33 @@ def test_random_networks_are_cut_in_place_exactly():
         require_same_outputs(model, materialise(program, channels, keep), str(recipe))
         cuts += not keep.all()
     assert cuts > 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((Plan,), "error[L802]: apply_plan takes a Plan, got a type\n  hint: read it first: read_plan"),
+        (("out/plan.json",), "error[L802]: apply_plan takes a Plan, got a str\n  hint: read it first: read_plan"),
+        (
+            (None,),
+            "error[T203]: apply_plan needs the shape of each input of the model, batch first\n  hint: apply_plan(",
+        ),
+        ((None, [1, 3, 6, 6]), "error[T203]: apply_plan needs the shape of each input"),
+        ((None, 6), "error[T203]: apply_plan needs the shape of each input"),
+        ((None, [[1, 3.5]]), "error[T203]: apply_plan needs the shape of each input"),
+        ((None, [[]]), "error[T203]: apply_plan needs the shape of each input"),
+    ],
+)
+def test_a_call_that_cannot_be_meant(arguments, told):
+    net = PLAIN["norm"]()
+    program = trace(net, [TensorSpec((1, 3, 6, 6))])
+    channels = analyse(program)
+    plan = make_plan(program, channels, channels.all)
+    with pytest.raises(PagcpError) as caught:
+        apply_plan(net, *(plan if given is None else given for given in arguments))
+    assert str(caught.value).startswith(told)
+
+
+def test_what_is_no_module():
+    with pytest.raises(TraceError, match="apply_plan takes a torch.nn.Module, got a int"):
+        apply_plan(3, None, [[1]])

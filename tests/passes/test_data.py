@@ -98,7 +98,11 @@ class Broken(list):
 @pytest.mark.parametrize(
     ("source", "given", "told"),
     [
-        (Broken(numbers(8)), {}, "error[D704]: the calibration split raised OSError at batch 1: disk on fire"),
+        (
+            Broken(numbers(8)),
+            {},
+            "error[D704]: the calibration split raised OSError at batch 1: disk on fire",
+        ),
         (Stream, {"source": []}, "error[D705]: the calibration split is empty"),
         (
             [torch.zeros(2, 3)] * 2,
@@ -126,7 +130,8 @@ class Broken(list):
 def test_what_does_not_fit(source, given, told):
     given = {"source": source, **given}
     message = failure(lambda: split(**given).cached())
-    assert message == told
+    place = "tests/passes/test_data.py:94  " if "raised" in told else ""  # the line of the data set that raised
+    assert message == place + told
 
 
 def test_image_sizes_may_differ_from_the_spec():

@@ -195,7 +195,9 @@ def test_metrics_that_do_not_give_a_number(case, metric, told):
     with pytest.raises(DataError) as caught:
         measure(case.state.program, [task], case.ctx.data["validation"])
     assert told in str(caught.value)
-    assert str(caught.value).startswith("error[D722]: metric m of task 'map' ")
+    place, _, rest = str(caught.value).partition("error[D722]: ")
+    assert rest.startswith("metric m of task 'map' ")
+    assert place.startswith("tests/passes/test_finetune.py:") == ("raised" in told)
 
 
 def test_distillation_alone_pulls_towards_the_original(case):

@@ -1,5 +1,6 @@
 """Tasks of a spec: selection, losses, metrics, and what is said when they do not fit."""
 
+import re
 import sys
 from collections import namedtuple
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from passes.tasks import Task, build_tasks, select, task_losses, weighted
+from passes.tasks import Task, batch_losses, build_tasks, select, task_losses, weighted
 from specs.diagnostics import DataError
 from specs.spec import load_spec
 
@@ -143,13 +144,40 @@ def test_losses_that_raise_or_are_not_one_number():
 def test_a_loss_that_ends_the_process_or_is_complex_is_refused():
     """SystemExit would end a compile with nothing written, and 0."""
     leaving = Task("t", loss=lambda output, target: sys.exit(0))
-    assert failure(lambda: task_losses([leaving], LOGITS, LABELS)).startswith(
-        "error[D712]: the loss of 't' raised SystemExit: 0"
-    )
+    told = failure(lambda: task_losses([leaving], LOGITS, LABELS))
+    assert re.match(r"tests/passes/test_tasks\.py:\d+  error\[D712\]: the loss of 't' raised SystemExit: 0", told)
     complicated = Task("t", loss=lambda output, target: output.sum() + 1j)
     assert failure(lambda: task_losses([complicated], LOGITS, LABELS)) == (
         "error[D713]: the loss of 't' must be one number, got complex shape ()"
     )
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ((torch.tensor(1.0), None), "m:joint gave (float32[], None) for 't': that is no (loss, samples)"),
+        ((torch.tensor(1.0), 2.5), "m:joint gave (float32[], 2.5) for 't': that is no (loss, samples)"),
+        ((torch.tensor(1.0), -1), "m:joint gave (float32[], -1) for 't': that is no (loss, samples)"),
+        ((torch.tensor(1.0),), "m:joint gave (float32[]) for 't': that is no (loss, samples)"),
+        ("low", "the loss of 't' from m:joint must be one number, got a str"),
+        (3.0, "the loss of 't' from m:joint must be one number, got a float"),
+    ],
+)
+def test_what_a_joint_callable_may_not_give(made, told):
+    task = Task("t", joint=lambda output, target: {"t": made}, joint_name="m:joint")
+    assert failure(lambda: task_losses([task], LOGITS, LABELS)).startswith(f"error[D713]: {told}")
+
+
+def test_a_joint_callable_gives_a_dict():
+    task = Task("t", joint=lambda output, target: output.sum(), joint_name="m:joint")
+    assert failure(lambda: task_losses([task], LOGITS, LABELS)).startswith(
+        "error[D713]: m:joint must return a dict, got float32[]\n  hint: it returns {task: loss};"
+    )
+
+
+def test_how_many_samples_may_be_a_tensor():
+    task = Task("t", joint=lambda output, target: {"t": (output.sum(), torch.tensor(2.0))})
+    assert batch_losses([task], LOGITS, LABELS)["t"].samples == 2
 
 
 def measured(task, batches):
