@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
+from bench.pages import put
 from bench.yolov5.environment import missing
-from bench.yolov5.page import PAGE, shown
+from bench.yolov5.page import PAGE, figures
 
 RESULT = Path(__file__).parents[1] / "results" / "yolov5.json"
 
@@ -40,7 +41,7 @@ def main() -> int:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(text + "\n", encoding="utf-8")
     if given.out == RESULT:
-        PAGE.write_text(shown(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+        put("figures", figures(found), PAGE, fenced=False)
     print(text if given.json else table(found))
     return 0
 

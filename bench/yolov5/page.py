@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PAGE", "shown"]
+__all__ = ["PAGE", "figures"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "detector.md"
-FIRST, LAST = "<!-- figures -->", "<!-- end of figures -->"
 
 
-def shown(page: str, found: Mapping[str, Any]) -> str:
-    """The page with these figures."""
-    text = "\n".join((FIRST, *_rows(found["arms"]), "", *_sentences(found), LAST))
-    return re.sub(f"{FIRST}.*?{LAST}", lambda _: text, page, flags=re.DOTALL)
+def figures(found: Mapping[str, Any]) -> str:
+    """What stands between its marks."""
+    return "\n".join((*_rows(found["arms"]), "", *_sentences(found)))
 
 
 def _rows(arms: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.pages import shown
 from bench.yolov5 import __main__ as command
 from bench.yolov5 import coco, detector, page
 from bench.yolov5.dense import started
@@ -219,5 +220,5 @@ def test_a_loss_that_is_higher_is_worse_and_told():
 def test_the_page_shows_what_is_stored():
     stored = json.loads((ROOT / "bench" / "results" / "yolov5.json").read_text(encoding="utf-8"))
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.shown(text, stored) == text
-    assert page.shown(text, {**stored, "arms": arms()}) != text
+    assert shown(text, "figures", page.figures(stored), fenced=False) == text
+    assert shown(text, "figures", page.figures({**stored, "arms": arms()}), fenced=False) != text

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
@@ -98,6 +100,19 @@ def gone_on_with(folder: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
+@contextmanager
+def changed(file: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """For a while the text of the file is another one."""
+    before = file.read_text()
+    after = change(before)
+    assert after != before
+    file.write_text(after)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
 HINT = "\n  hint: --force without --resume starts anew"
 
 
@@ -120,50 +135,39 @@ def test_a_run_of_another_checkpoint(interrupted: Path) -> None:
 
 
 def test_a_run_on_other_data(interrupted: Path) -> None:
-    code = interrupted / "digits.py"
-    before = code.read_text()
-    code.write_text(before.replace("NOISE = 0.1", "NOISE = 0.2"))
-    try:
+    with changed(interrupted / "digits.py", lambda code: code.replace("NOISE = 0.1", "NOISE = 0.2")):
         told = gone_on_with(interrupted)
-    finally:
-        code.write_text(before)
     assert told == "error[S120]: the interrupted run is on other calibration data" + HINT
 
 
 def test_a_run_of_other_code(interrupted: Path) -> None:
     """A loss or a metric may be another one."""
-    code = interrupted / "digits.py"
-    before = code.read_text()
-    code.write_text(before + "\n# the same, or not\n")
-    try:
+    with changed(interrupted / "digits.py", lambda code: code + "\n# the same, or not\n"):
         told = gone_on_with(interrupted)
-    finally:
-        code.write_text(before)
     assert told == "error[S120]: the interrupted run is of other code: digits" + HINT
 
 
+JOURNAL = Path(".out.partial") / "result" / "journal.jsonl"
+
+
 def test_answers_of_nobody_knows_what(interrupted: Path) -> None:
-    journal = interrupted / ".out.partial" / "result" / "journal.jsonl"
-    before = journal.read_text()
-    journal.write_text("".join(line for line in before.splitlines(True) if '"start"' not in line))
-    try:
+    def unstarted(journal: str) -> str:
+        return "".join(line for line in journal.splitlines(True) if '"start"' not in line)
+
+    with changed(interrupted / JOURNAL, unstarted):
         told = gone_on_with(interrupted)
-    finally:
-        journal.write_text(before)
     assert told == "error[S120]: the interrupted run has answers, and does not say of what" + HINT
 
 
 def test_a_run_of_another_version(interrupted: Path) -> None:
-    journal = interrupted / ".out.partial" / "result" / "journal.jsonl"
-    before = journal.read_text()
-    start, *rest = before.splitlines(keepends=True)
-    record = json.loads(start)
-    record["versions"]["torch"] = "1.0"
-    journal.write_text(json.dumps(record) + "\n" + "".join(rest))
-    try:
+    def older(journal: str) -> str:
+        start, *rest = journal.splitlines(keepends=True)
+        record = json.loads(start)
+        record["versions"]["torch"] = "1.0"
+        return json.dumps(record) + "\n" + "".join(rest)
+
+    with changed(interrupted / JOURNAL, older):
         told = gone_on_with(interrupted)
-    finally:
-        journal.write_text(before)
     assert told.startswith("error[S120]: the interrupted run is of other versions: pagcp 0.1.0, python ")
     assert "torch 1.0; here are pagcp" in told
 
