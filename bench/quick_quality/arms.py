@@ -44,7 +44,7 @@ GRID = {"start": 0.0625, "stop": 0.9375, "steps": 15}
 """Every sixteenth: the smallest widths have 16 channels."""
 OURS = {"criterion": "task_taylor", "compensate": "mean"}
 SWAPS = 10
-"""Tried by `swaps`, and by those arms that take one ingredient away from that."""
+"""As many as `swaps` may try."""
 PLAIN = {"criterion": "l1", "compensate": "none"}
 
 
@@ -55,7 +55,7 @@ def _pagcp(about: str, refit: bool = True, **options: Any) -> Arm:
 ARMS: Mapping[str, Arm] = {
     "marginal": _pagcp("the default: pagcp, then refit"),
     "swaps": _pagcp("the default, and swaps", swaps=SWAPS),
-    "racing": _pagcp("with swaps, racing", confidence=0.999, swaps=SWAPS),
+    "racing": _pagcp("the default, racing", confidence=0.999),
     "certified": _pagcp("the default, but search: certified", search="certified"),
     "published": _pagcp("the published procedure", refit=False, search="published", **PLAIN),
     "uniform_l1": Arm("every group alike, by L1", "uniform", PLAIN),
@@ -63,9 +63,9 @@ ARMS: Mapping[str, Arm] = {
     "tp_l1_global": Arm("torch-pruning", "peer", {"measure": "l1", "whole": True}),
     "tp_taylor_local": Arm("torch-pruning", "peer", {"measure": "taylor", "whole": False}),
     "tp_taylor_global": Arm("torch-pruning", "peer", {"measure": "taylor", "whole": True}),
-    "no_refit": _pagcp("with swaps, without refit", refit=False, swaps=SWAPS),
-    "no_compensation": _pagcp("with swaps, but compensate: none", compensate="none", swaps=SWAPS),
-    "by_l1": _pagcp("with swaps, but criterion: l1", criterion="l1", swaps=SWAPS),
+    "no_refit": _pagcp("the default, without refit", refit=False),
+    "no_compensation": _pagcp("the default, but compensate: none", compensate="none"),
+    "by_l1": _pagcp("the default, but criterion: l1", criterion="l1"),
     "uniform": Arm("the default, but every group alike", "uniform", OURS, refit=True),
 }
 PEERS = ("published", "uniform_l1", "tp_l1_local", "tp_l1_global", "tp_taylor_local", "tp_taylor_global")
