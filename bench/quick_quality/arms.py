@@ -48,16 +48,16 @@ SWAPS = 10
 PLAIN = {"criterion": "l1", "compensate": "none"}
 
 
-def _pagcp(about: str, refit: bool = True, **options: Any) -> Arm:
-    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, refit)
+def _pagcp(about: str, refit: bool = True, version: int = 2, **options: Any) -> Arm:
+    return Arm(about, "pagcp", {"grid": GRID, **OURS, **options}, refit, version)
 
 
 ARMS: Mapping[str, Arm] = {
     "marginal": _pagcp("the default: pagcp, then refit"),
-    "swaps": _pagcp("the default, and swaps", swaps=SWAPS),
+    "swaps": _pagcp("the default, and swaps", version=1, swaps=SWAPS),
     "racing": _pagcp("the default, racing", confidence=0.999),
     "certified": _pagcp("the default, but search: certified", search="certified"),
-    "published": _pagcp("the published procedure", refit=False, search="published", **PLAIN),
+    "published": _pagcp("the published procedure", refit=False, version=1, search="published", **PLAIN),
     "uniform_l1": Arm("every group alike, by L1", "uniform", PLAIN),
     "tp_l1_local": Arm("torch-pruning", "peer", {"measure": "l1", "whole": False}),
     "tp_l1_global": Arm("torch-pruning", "peer", {"measure": "l1", "whole": True}),
@@ -66,7 +66,7 @@ ARMS: Mapping[str, Arm] = {
     "no_refit": _pagcp("the default, without refit", refit=False),
     "no_compensation": _pagcp("the default, but compensate: none", compensate="none"),
     "by_l1": _pagcp("the default, but criterion: l1", criterion="l1"),
-    "uniform": Arm("the default, but every group alike", "uniform", OURS, refit=True),
+    "uniform": Arm("the default, but every group alike", "uniform", OURS, refit=True, version=2),
 }
 PEERS = ("published", "uniform_l1", "tp_l1_local", "tp_l1_global", "tp_taylor_local", "tp_taylor_global")
 """What the default is held against."""
