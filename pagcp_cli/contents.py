@@ -16,10 +16,10 @@ from pagcp_cli.amended import read_amended
 from pagcp_cli.folder import JOURNAL
 from passes.journal import read_journal
 from specs.diagnostics import Diagnostic, EmitError, SpecError
-from specs.plan import AMENDED, Plan, read_plan
+from specs.plan import AMENDED, Interval, Plan, Verdict, read_plan
 from specs.spec import Spec
 
-__all__ = ["Contents", "contradiction", "read_contents"]
+__all__ = ["Contents", "contradiction", "read_contents", "verdict_of"]
 
 _T = TypeVar("_T")
 
@@ -62,6 +62,13 @@ def read_contents(folder: Path) -> Contents:
         if len(journal) != len(lines):
             raise EmitError([contradiction(folder, JOURNAL, f"has no record on line {len(journal) + 1}")])
     return Contents(folder, plan, amended, evidence, spec, journal)
+
+
+def verdict_of(row: Mapping[str, Any]) -> Verdict:
+    """The verdict that `Verdict.to_dict` wrote; a number that JSON does not have was written as text."""
+    numbers = {k: float(v) for k, v in row.items() if k in ("dense", "pruned", "recovered", "allowed", "margin") and v}
+    interval = row.get("interval")
+    return Verdict(**{**row, **numbers, "interval": None if interval is None else Interval(**interval)})
 
 
 def _read(folder: Path, name: str, parse: Callable[[str], _T]) -> _T:

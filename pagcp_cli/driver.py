@@ -13,6 +13,7 @@ import torch
 
 from pagcp_cli.artifact import Made, write_artifact
 from pagcp_cli.network import open_network, user_code
+from pagcp_cli.report.writing import reported
 from pagcp_cli.result import CompileResult, Exported
 from pagcp_cli.resuming import Run, opened
 from pagcp_ir.planning import make_plan
@@ -52,7 +53,7 @@ def compile_spec(
     passes = _passes(spec)
     with joined(), shared_failures(), opened(Path(out), force, resume) as run:
         ran = _ran(spec, run, passes, progress)
-        return _written(spec, Path(out), run, ran, spec.export, lambda: _judged(spec, ran))
+        return _written(spec, Path(out), run, ran, spec.export, lambda: _judged(spec, ran), reported)
 
 
 def plan_spec(
@@ -123,11 +124,18 @@ def _ran(
 
 
 def _written(
-    spec: Spec, out: Path, run: Run, ran: _Ran, formats: Sequence[str], judge: Callable[[], tuple[Verdict, ...]]
+    spec: Spec,
+    out: Path,
+    run: Run,
+    ran: _Ran,
+    formats: Sequence[str],
+    judge: Callable[[], tuple[Verdict, ...]],
+    last: Callable[[CompileResult, Path], CompileResult] = lambda result, folder: result,
 ) -> CompileResult:
     def finished() -> CompileResult:
         assert run.stage is not None  # this is the process that writes
-        return write_artifact(spec, out, run.stage.result, _made(ran, judge), formats)
+        folder = run.stage.result
+        return last(write_artifact(spec, out, folder, _made(ran, judge), formats), folder)
 
     return broadcast_object("the result", finished)
 

@@ -18,14 +18,15 @@ from pathlib import Path
 from specs.diagnostics import SpecError
 from specs.plan import AMENDED
 
-__all__ = ["JOURNAL", "MARKS", "SUMS", "Stage", "check_target", "staged", "unfinished", "writing"]
+__all__ = ["JOURNAL", "MARKS", "REPORT", "SUMS", "Stage", "check_target", "staged", "unfinished", "writing"]
 
 MARKS = ("plan.json", "spec.lock.yaml")
 """A folder that holds these is a result of an earlier run."""
 JOURNAL = "journal.jsonl"
+REPORT = "report.html"
 SUMS = "SHA256SUMS"
 _WORK = (b'{"kind": "answer"', b'{"kind": "epoch"')
-_OURS = ("plan.json", AMENDED, "evidence.json", "spec.lock.yaml", JOURNAL, "report.html", SUMS)
+_OURS = ("plan.json", AMENDED, "evidence.json", "spec.lock.yaml", JOURNAL, REPORT, SUMS)
 
 
 @dataclass

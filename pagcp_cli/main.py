@@ -21,6 +21,7 @@ from pagcp_cli.command import Inputs, Json, Overrides, SpecFile, show, told, wra
 from pagcp_cli.comparing import diff_command
 from pagcp_cli.explaining import explain_command, passes_command
 from pagcp_cli.plan_commands import apply_command, check_plan, plan_command, verify_command
+from pagcp_cli.reporting import report_command
 from pagcp_cli.searching import searched
 from pagcp_cli.starting import init_command
 
@@ -160,6 +161,7 @@ app.command("init")(init_command)
 app.command("plan")(plan_command)
 app.command("apply")(apply_command)
 app.command("verify")(verify_command)
+app.command("report")(report_command)
 app.command("passes")(passes_command)
 app.command("explain")(explain_command)
 

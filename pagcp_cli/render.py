@@ -40,6 +40,7 @@ def compile_report(result: CompileResult) -> str:
         ("verified", f"the cuts equal the masked original within {verification}"),
         *((f"{r.format}", _parity(r.parity, r.note)) for r in result.exports),
         ("", "(differences are relative to the scale of the output)"),
+        *([("report", result.report)] if result.report else []),
         ("wrote", f"{result.out}: {', '.join(result.files)}"),
     ]
     parts: list[RenderableType] = []

@@ -30,7 +30,8 @@ class Exported:
 class CompileResult:
     """What was written to `out`, and what it rests on. `missed`: guarantees and budgets that were not met.
 
-    `back_off`: what was given back, where the spec asks for that on a miss.
+    `back_off`: what was given back, where the spec asks for that on a miss. `report`: why the report is not there that
+    was to be written.
     """
 
     out: Path
@@ -44,6 +45,7 @@ class CompileResult:
     exports: tuple[Exported, ...]
     missed: tuple[str, ...]
     back_off: BackOff | None = None
+    report: str = ""
 
     @property
     def exit_code(self) -> int:

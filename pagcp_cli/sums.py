@@ -6,7 +6,7 @@ The last line, a comment, is the hash of those above: a damaged list is told fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256 as digest
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pagcp_cli.folder import SUMS
 from pagcp_cli.weights import sha256
 from specs.diagnostics import Diagnostic
 
-__all__ = ["check_sums", "seal", "unlisted"]
+__all__ = ["check_sums", "reseal", "seal", "unlisted"]
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)\n")
 _LAST = "# sha256 of the lines above: {}\n"
@@ -23,8 +23,18 @@ _HINT = "restore it, or compile anew"
 
 def seal(folder: Path) -> None:
     """Write the list of all files that lie in the folder now."""
-    lines = "".join(f"{sha256(folder / name)}  {name}\n" for name in _names(folder))
+    lines = _listed({name: sha256(folder / name) for name in _names(folder)})
     (folder / SUMS).write_text(_sealed(lines), encoding="utf-8", newline="\n")
+
+
+def reseal(folder: Path, name: str) -> None:
+    """List that file as it is now, all others as they were; nothing where the list is missing or not whole."""
+    path = folder / SUMS
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = {match[2]: match[1] for match in _LINE.finditer(text)}
+    if text and text == _sealed(_listed(found)):
+        lines = _listed({**found, name: sha256(folder / name)})
+        path.write_text(_sealed(lines), encoding="utf-8", newline="\n")
 
 
 def check_sums(folder: Path) -> tuple[Diagnostic, ...]:
@@ -60,6 +70,10 @@ def _differing(folder: Path, lines: str) -> Iterator[Diagnostic]:
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+
+
+def _listed(sums: Mapping[str, str]) -> str:
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
 
 
 def _sealed(lines: str) -> str:

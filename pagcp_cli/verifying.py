@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pagcp_cli.contents import Contents, contradiction, read_contents
+from pagcp_cli.contents import Contents, contradiction, read_contents, verdict_of
 from pagcp_cli.exports import exports_report
+from pagcp_cli.folder import REPORT
 from pagcp_cli.network import open_network
 from pagcp_cli.numbers import count, percent, value
+from pagcp_cli.report.writing import report_differs
 from pagcp_cli.result import missed
 from pagcp_cli.sums import check_sums, unlisted
 from pagcp_ir.replay import replay
 from specs.diagnostics import Diagnostic, EmitError
-from specs.plan import Interval, Verdict
 from specs.spec import Spec
 
 __all__ = ["verify_folder"]
@@ -75,7 +75,7 @@ def _of_evidence(held: Contents) -> Iterator[str]:
     if evidence["limits"] != limits:
         yield "has other limits than the budgets of spec.lock.yaml come to"
     try:
-        verdicts = tuple(_verdict(row) for row in evidence["verdicts"])
+        verdicts = tuple(verdict_of(row) for row in evidence["verdicts"])
         lines = list(missed(verdicts, plan.after, limits))
     except (TypeError, ValueError, KeyError, AttributeError):
         yield "has verdicts that are none"
@@ -85,12 +85,6 @@ def _of_evidence(held: Contents) -> Iterator[str]:
     proof = evidence.get("verification", {})
     if proof.get("status") != "exact" or not proof.get("error", 1.0) <= proof.get("tolerance", 0.0):
         yield "holds no proof that the cuts are exact"
-
-
-def _verdict(row: dict[str, Any]) -> Verdict:
-    numbers = {k: float(v) for k, v in row.items() if k in ("dense", "pruned", "recovered", "allowed", "margin") and v}
-    interval = row.get("interval")
-    return Verdict(**{**row, **numbers, "interval": None if interval is None else Interval(**interval)})
 
 
 def _plan(held: Contents) -> tuple[str, list[Diagnostic]]:
@@ -124,6 +118,14 @@ def _journal(held: Contents) -> tuple[str, list[Diagnostic]]:
     return told, [contradiction(held.folder, "journal.jsonl", each) for each in wrong]
 
 
+def _report(held: Contents) -> tuple[str, list[Diagnostic]]:
+    """Its text is what the other files come to."""
+    if not (held.folder / REPORT).exists():
+        return "", []
+    told = report_differs(held.folder)
+    return "it says what the other files come to", [contradiction(held.folder, REPORT, told)] if told else []
+
+
 def _original(held: Contents, spec: Spec) -> str:
     """The plan on the spec's network."""
     program, channels = open_network(spec)
@@ -137,4 +139,5 @@ _CHECKS: dict[str, Callable[[Contents], tuple[str, list[Diagnostic]]]] = {
     "evidence": _evidence,
     "journal": _journal,
     "exports": exports_report,
+    "report": _report,
 }

@@ -69,6 +69,7 @@ CODES: dict[str, str] = {
     "E612": "an ONNX file cannot be read",
     "E613": "a network that is to be timed does not run",
     "E614": "what a run writes cannot be written any more: the disk is full, read-only or gone",
+    "E616": "the report cannot be drawn without matplotlib",
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",

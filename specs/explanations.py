@@ -71,6 +71,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "refuses, or too little memory", "run the file there by itself; give other shapes with --input"),
     "E614": ("the disk is full, was mounted read-only, or went away while the run wrote its journal, checkpoints or "
              "result", "make room and go on with --resume: what was found so far is kept"),
+    "E616": ("the extra `report` is not installed", "pip install 'pagcp[report]', then pagcp report OUT"),
     # tracing
     "T201": ("a branch, a loop or a size depends on the values of a tensor, so that one graph cannot stand for all",
              "compute both sides and select with torch.where, or move the branch out of forward (model.adapter)"),

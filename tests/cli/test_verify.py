@@ -29,6 +29,7 @@ FILES = (
     "model.safetensors",
     "plan.json",
     "plan.safetensors",
+    "report.html",
     "spec.lock.yaml",
 )
 
@@ -52,7 +53,7 @@ def out(whole: Path, tmp_path: Path) -> Path:
 def test_what_was_written_holds(whole: Path, out: Path) -> None:
     (out / "notes.md").write_text("mine")
     found = verify_folder(out, load_spec(whole / "net.yaml"))
-    assert list(found) == ["files", "plan", "evidence", "journal", "exports", "original"]
+    assert list(found) == ["files", "plan", "evidence", "journal", "exports", "report", "original"]
     assert found["files"] == "every file is as it was written; not of the result: notes.md"
     assert found["exports"].endswith("their costs are the plan's")
     assert (
