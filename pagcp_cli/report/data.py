@@ -42,15 +42,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task's verdict, what was asked in words, and its drop: from dense to what was written, larger is worse."""
+    """A task's verdict, what was asked in words, and its drop: from dense to what was written, larger is worse.
+
+    `says`: whether more of the metric is better, where the spec says it.
+    """
 
     verdict: Verdict
     asked: str
+    says: bool | None = None
 
     @property
     def higher(self) -> bool:
-        """Whether more of the metric is better: what the verdict's own figures imply."""
+        """Whether more of the metric is better: where the spec leaves it open, what the verdict's figures imply."""
         v = self.verdict
+        if self.says is not None:
+            return self.says
         if v.interval is not None:
             inside = [sign for sign in (1, -1) if v.interval.low <= sign * (v.dense - v.recovered) <= v.interval.high]
             if len(inside) == 1:
@@ -195,7 +201,7 @@ def _title(lock: Mapping[str, Any]) -> str:
 def _evidence(held: Contents) -> dict[str, Any]:
     found = held.evidence
     return {
-        "tasks": tuple(TaskFacts(verdict_of(row), _asked(held.spec, row["task"])) for row in found["verdicts"]),
+        "tasks": tuple(_task(held.spec, verdict_of(row)) for row in found["verdicts"]),
         "budgets": tuple(_budgets(held.plan.before, held.plan.after, found["limits"], held.spec)),
         "missed": tuple(map(str, found["missed"])),
         "decisions": tuple(row_of(Decision, row) for row in found.get("decisions", ())),
@@ -206,14 +212,16 @@ def _evidence(held: Contents) -> dict[str, Any]:
     }
 
 
-def _asked(spec: Spec | None, task: str) -> str:
-    """The guarantee as the spec has it; "" without one, and where the spec needs the environment."""
-    promise = next((t.guarantee for t in spec.tasks if t.name == task), None) if spec is not None else None
-    if promise is None:
-        return ""
+def _task(spec: Spec | None, verdict: Verdict) -> TaskFacts:
+    """With the guarantee as the spec has it; without, where the spec needs the environment."""
+    task = next((t for t in spec.tasks if t.name == verdict.task), None) if spec is not None else None
+    if task is None or (promise := task.guarantee) is None:
+        return TaskFacts(verdict, "", None if task is None else task.higher_is_better)
     bounds = [("drop at most", promise.max_drop), ("at least", promise.at_least), ("at most", promise.at_most)]
-    told = next(f"{words} {bound}" for words, bound in bounds if bound is not None)
-    return told if promise.confidence is None else f"{told}, at {promise.confidence:g} confidence"
+    asked = next(f"{words} {bound}" for words, bound in bounds if bound is not None)
+    sure = "" if promise.confidence is None else f", at {promise.confidence:g} confidence"
+    by_bound = promise.at_least is not None if promise.max_drop is None else None
+    return TaskFacts(verdict, asked + sure, task.higher_is_better if task.higher_is_better is not None else by_bound)
 
 
 def _budgets(before: Costs, after: Costs, limits: Mapping[str, int], spec: Spec | None) -> Iterator[Budget]:
