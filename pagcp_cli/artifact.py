@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
@@ -13,10 +14,11 @@ from pagcp_cli.amended import plan_digest, write_amended
 from pagcp_cli.folder import SUMS
 from pagcp_cli.lock import lock_text
 from pagcp_cli.result import CompileResult, Exported, missed
-from pagcp_ir.emit import EXPORTERS, About
+from pagcp_ir.emit import About, exporter_of
 from pagcp_ir.program import Program
 from pagcp_ir.verify import Verification
 from specs.back_off import BackOff
+from specs.exporting import ExportItem, format_of
 from specs.plan import Decision, Plan, Verdict
 from specs.search import SearchRecord
 from specs.spec import Spec
@@ -38,7 +40,7 @@ class Made:
     back_off: BackOff | None = None
 
 
-def write_artifact(spec: Spec, out: Path, folder: Path, made: Made, formats: Sequence[str]) -> CompileResult:
+def write_artifact(spec: Spec, out: Path, folder: Path, made: Made, formats: Sequence[ExportItem]) -> CompileResult:
     """Write everything but the list of sums into `folder`, which becomes `out`; EmitError E6xx for an export."""
     limits = spec.budgets.limits(made.plan.before)
     lacks = missed(made.verdicts, made.plan.after, limits)
@@ -71,17 +73,23 @@ def about(spec: Spec, plan: Plan, lacks: Sequence[str]) -> About:
     return About(
         title=f"{spec.model.factory or spec.model.program}, pruned by pagcp",
         lines=(f"Keeps {kept}.", *(f"MISSED: {line}" for line in lacks), f"plan.json sha256: {plan_digest(plan)}"),
+        properties={
+            "pagcp.version": version("pagcp"),
+            "pagcp.plan_sha256": plan_digest(plan),
+            "pagcp.source_fingerprint": plan.fingerprint,
+        },
     )
 
 
 def _export(
-    spec: Spec, made: Made, folder: Path, lacks: tuple[str, ...], formats: Sequence[str]
+    spec: Spec, made: Made, folder: Path, lacks: tuple[str, ...], formats: Sequence[ExportItem]
 ) -> tuple[list[str], tuple[Exported, ...]]:
     says = about(spec, made.plan, lacks)
     files: list[str] = []
     exports: list[Exported] = []
-    for name in formats:
-        report = EXPORTERS[name](made.program, folder, says)
+    for item in formats:
+        report = exporter_of(item)(made.program, folder, says)
         files += report.files
-        exports.append(Exported(name, report.parity, report.dynamic, report.note))
+        about_it = (report.parity, report.dynamic, report.note, report.runs, report.opset)
+        exports.append(Exported(format_of(item), *about_it))
     return files, tuple(exports)

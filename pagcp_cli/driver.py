@@ -34,6 +34,7 @@ from passes.resume import Checkpoints
 from passes.tasks import Task, build_tasks
 from specs.back_off import BackOff
 from specs.diagnostics import SpecError
+from specs.exporting import ExportItem
 from specs.plan import Plan, Verdict
 from specs.spec import Spec
 
@@ -128,7 +129,7 @@ def _written(
     out: Path,
     run: Run,
     ran: _Ran,
-    formats: Sequence[str],
+    formats: Sequence[ExportItem],
     judge: Callable[[], tuple[Verdict, ...]],
     last: Callable[[CompileResult, Path], CompileResult] = lambda result, folder: result,
 ) -> CompileResult:

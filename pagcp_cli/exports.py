@@ -175,7 +175,9 @@ def _onnx(folder: Path, inputs: list[TensorSpec]) -> tuple[Run, str]:
         feed = {name: x.numpy() for name, x in zip(names, given, strict=True) if name in takes}
         return [torch.from_numpy(made) for made in session.run(None, feed)]
 
-    return run, session.get_modelmeta().description
+    meta = session.get_modelmeta()
+    digest = meta.custom_metadata_map.get("pagcp.plan_sha256", "")
+    return run, meta.description if digest in meta.description else ""
 
 
 def _parameters(folder: Path) -> list[str]:

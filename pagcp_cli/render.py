@@ -13,7 +13,7 @@ from rich.text import Text
 from pagcp_cli.numbers import count, percent, size, value
 
 if TYPE_CHECKING:
-    from pagcp_cli.result import CompileResult
+    from pagcp_cli.result import CompileResult, Exported
     from specs.back_off import BackOff
     from specs.plan import Costs, Decision, Verdict
     from specs.search import SearchRecord
@@ -38,7 +38,7 @@ def compile_report(result: CompileResult) -> str:
     verification = value(result.verification.error)
     facts = [
         ("verified", f"the cuts equal the masked original within {verification}"),
-        *((f"{r.format}", _parity(r.parity, r.note)) for r in result.exports),
+        *((f"{r.format}", _parity(r)) for r in result.exports),
         ("", "(differences are relative to the scale of the output)"),
         *([("report", result.report)] if result.report else []),
         ("wrote", f"{result.out}: {', '.join(result.files)}"),
@@ -170,9 +170,12 @@ def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:
     return table
 
 
-def _parity(parity: float | None, note: str) -> str:
-    told = "written" if parity is None else f"equals the pruned network within {value(parity)}"
-    return f"{told}; {note}" if note else told
+def _parity(found: Exported) -> str:
+    told = "written" if found.parity is None else f"equals the pruned network within {value(found.parity)}"
+    on = f" on {', '.join(shapes for shapes, _ in found.runs)}" if found.runs else ""
+    opset = f"opset {found.opset}" if found.opset is not None else ""
+    free = f"{' and '.join(found.dynamic)} free" if opset and found.dynamic else ""
+    return "; ".join(filter(None, (told + on, opset, free, found.note)))
 
 
 def pairs(facts: Iterable[tuple[str, str]], indent: int = 0) -> Table:

@@ -18,12 +18,17 @@ __all__ = ["CompileResult", "Exported", "missed"]
 
 @dataclass(frozen=True)
 class Exported:
-    """One export. `parity`: largest difference from the network in torch, over the output's scale."""
+    """One export. `parity`: largest difference from the network in torch, over the output's scale.
+
+    `runs`: of ONNX, the shapes that it was run on, and the difference of each; `opset`: the version of its operators.
+    """
 
     format: str
     parity: float | None
     dynamic: tuple[str, ...]
     note: str
+    runs: tuple[tuple[str, float], ...] = ()
+    opset: int | None = None
 
 
 @dataclass(frozen=True)

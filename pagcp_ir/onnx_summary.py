@@ -18,6 +18,7 @@ from typing import Any
 import onnx
 from onnx import inliner, numpy_helper, shape_inference
 
+from pagcp_ir.onnx_sizes import said_sizes
 from specs.diagnostics import EmitError
 from specs.diff import GraphSummary, LayerRow
 from specs.graph_diff import Edge, GraphNode, GraphText
@@ -77,14 +78,17 @@ class _Value:
 
 
 def open_onnx(path: str | Path, sizes: Mapping[str, Sequence[int]] | None = None) -> OnnxGraph:
-    """The graph in that file, its inputs of these sizes where given. EmitError E612 when it cannot be read."""
+    """The graph in that file, its inputs of these sizes where given, else of those that it says it was made for.
+
+    EmitError E612 when it cannot be read.
+    """
     try:
         model = onnx.load(str(path), load_external_data=False)
         if not model.graph.node:
             raise ValueError("it holds no graph")
         if model.functions:
             model = inliner.inline_local_functions(model)
-        _set_sizes(model.graph, sizes or {})
+        _set_sizes(model.graph, {**said_sizes(model), **(sizes or {})})
         _free_batch(model.graph)
         model = shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:  # protobuf's, onnx's and the system's errors of any type
@@ -96,8 +100,8 @@ def open_onnx(path: str | Path, sizes: Mapping[str, Sequence[int]] | None = None
 def _set_sizes(graph: Any, sizes: Mapping[str, Sequence[int]]) -> None:
     for given in graph.input:
         dims = given.type.tensor_type.shape.dim
-        for dim, size in zip(dims, sizes.get(given.name, ()), strict=False):
-            if not dim.HasField("dim_value"):
+        for axis, (dim, size) in enumerate(zip(dims, sizes.get(given.name, ()), strict=False)):
+            if axis and not dim.HasField("dim_value"):
                 dim.dim_value = size
                 _forget(graph)
 

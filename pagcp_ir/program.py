@@ -46,12 +46,22 @@ class Program:
     """A traced network in eval mode. `module` is shared, never mutated: take `copy()` to train or mask it.
 
     `notes`: what a person should know of the tracing, such as the sub-modules that are kept whole, and why.
+    `any_size`: it was seen to compute what the model does at another image size, too.
     """
 
     module: fx.GraphModule
     inputs: tuple[TensorSpec, ...]
     notes: tuple[str, ...] = field(default=())
     route: Route = "fx"
+    any_size: bool = False
+
+    def another_size(self) -> tuple[int, int] | None:
+        """A height and width beside those of the first image among the inputs; None where no input is an image."""
+        images = [spec.shape[2:] for spec in self.inputs if len(spec.shape) == 4]
+        if not images:
+            return None
+        height, width = images[0]
+        return height + 32 * max(1, height // 64), width + 64 * max(1, width // 128)
 
     def copy(self) -> fx.GraphModule:
         """A deep copy of the module, free to be trained, masked or moved."""

@@ -51,15 +51,23 @@ def _traced(root: nn.Module, inputs: Sequence[TensorSpec]) -> Program:
             if error.diagnostics[0].code == "T203":
                 raise
             restore()
-            return _by_export(root, inputs, error)
+            return _seen_at_another_size(root, _by_export(root, inputs, error), restore)
+        program = _seen_at_another_size(root, program, restore)
         opaque = {path: why for path, why in leaves.items() if any(True for _ in root.get_submodule(path).parameters())}
         if not opaque:
             return program
         restore()
         try:
-            return _by_export(root, inputs, TraceError(Diagnostic("T202", f"{p}: {why}") for p, why in opaque.items()))
+            why = TraceError(Diagnostic("T202", f"{p}: {told}") for p, told in opaque.items())
+            return _seen_at_another_size(root, _by_export(root, inputs, why), restore)
         except TraceError:
             return program
+
+
+def _seen_at_another_size(root: nn.Module, program: Program, restore: Callable[[], None]) -> Program:
+    size = program.another_size()
+    restore()
+    return program if size is None else replace(program, any_size=bool(_same(root, program, TRACE_BATCH, size)))
 
 
 def _refusal(root: nn.Module, error: Exception) -> TraceError:
@@ -222,9 +230,9 @@ def _require_same(root: nn.Module, program: Program) -> None:
     )
 
 
-def _same(root: nn.Module, program: Program, batch: int) -> bool | None:
-    """Whether the two agree on random inputs; None where the model itself does not run at that batch size."""
-    example = example_inputs(program.inputs, batch)
+def _same(root: nn.Module, program: Program, batch: int, size: tuple[int, int] | None = None) -> bool | None:
+    """Whether the two agree on random inputs; None where the model itself does not run at that batch or image size."""
+    example = example_inputs(program.inputs, batch, size=size)
     try:
         expected = pytree.tree_leaves(_outputs(root, example))
     except Exception:  # noqa: BLE001 - the user's code may raise anything

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from specs.exporting import ExportItem, format_of, onnx_options
 from specs.options import (
     FinetuneOptions,
     PagcpOptions,
@@ -38,7 +39,8 @@ def describe(spec: Spec, before: Costs | None = None) -> list[str]:
     lines += [f"pass {number}, {step.name}: {_pass(step)}" for number, step in enumerate(spec.passes, 1)]
     if spec.on_miss == "back_off":
         lines.append("on a miss on validation: gives cuts back and runs the passes that train again, until all hold")
-    lines.append(f"writes {', '.join(spec.export)}" if spec.export else "writes nothing but the plan and its evidence")
+    written = ", ".join(map(_export, spec.export))
+    lines.append(f"writes {written}" if written else "writes nothing but the plan and its evidence")
     return lines
 
 
@@ -49,6 +51,14 @@ def _model(spec: Spec) -> str:
     source = f"{model.factory}({arguments})" if model.factory else f"program {model.program}"
     weights = f", weights {model.weights}" if model.weights else ""
     return f"model: {source}{weights}, input {shapes}, device {spec.device}, seed {spec.seed}"
+
+
+def _export(item: ExportItem) -> str:
+    options = onnx_options(item)
+    opset = f"opset {options.opset}" if options.opset is not None else ""
+    axes = f"{' and '.join(options.dynamic) or 'no axis'} free" if options.dynamic is not None else ""
+    told = ", ".join(filter(None, (opset, axes)))
+    return f"{format_of(item)} ({told})" if told else format_of(item)
 
 
 def _task(task: TaskSpec) -> str:

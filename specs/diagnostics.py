@@ -70,6 +70,7 @@ CODES: dict[str, str] = {
     "E613": "a network that is to be timed does not run",
     "E614": "what a run writes cannot be written any more: the disk is full, read-only or gone",
     "E616": "the report cannot be drawn without matplotlib",
+    "E617": "model.onnx cannot leave the axes free that the spec asks for",
     # tracing
     "T201": "the control flow of the network depends on data",
     "T202": "the network cannot be traced",

@@ -72,6 +72,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "E614": ("the disk is full, was mounted read-only, or went away while the run wrote its journal, checkpoints or "
              "result", "make room and go on with --resume: what was found so far is kept"),
     "E616": ("the extra `report` is not installed", "pip install 'pagcp[report]', then pagcp report OUT"),
+    "E617": ("forward makes a number of a height or width, as a linear layer of flattened images does, or is another "
+             "network at another size", "leave the axis out of dynamic, or dynamic out: what can be free is"),
     # tracing
     "T201": ("a branch, a loop or a size depends on the values of a tensor, so that one graph cannot stand for all",
              "compute both sides and select with torch.where, or move the branch out of forward (model.adapter)"),

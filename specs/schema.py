@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from specs.exporting import OnnxOptions
 from specs.options import OPTIONS
 from specs.spec import PassSpec, Spec
 
@@ -22,7 +23,7 @@ _EXTENDS = {"type": "string", "description": "a spec that this one is laid over:
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a spec."""
-    models = [(model, "validation") for model in (Spec, *OPTIONS.values())]
+    models = [(model, "validation") for model in (Spec, *OPTIONS.values(), OnnxOptions)]
     _, joint = models_json_schema(models, ref_template="#/$defs/{model}")  # type: ignore[arg-type]
     parts: dict[str, Any] = _environment(_untitled(joint["$defs"]))
     parts["PassSpec"] = _pass_schema()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from specs.diagnostics import Diagnostic, SpecError, nearest
+from specs.exporting import FORMATS, Export
 from specs.messages import findings, in_order, key_path
 from specs.model import DEVICE, List, Model, Problem, Reference
 from specs.node import KeyPath, Node, shown
@@ -36,8 +37,6 @@ __all__ = [
     "TaskSpec",
     "load_spec",
 ]
-
-Exporter = Literal["python", "pt2", "onnx"]
 
 
 def _pass_options(given: Mapping[str, Any], at: KeyPath = ()) -> Iterable[tuple[KeyPath, str, Mapping[str, Any]]]:
@@ -75,7 +74,7 @@ class Spec(Model):
         default="fail",
         description="fail: a missed guarantee is told, and exits 4; back_off: cuts are given back until all hold",
     )
-    export: List[Exporter] = Field(default=("python", "pt2", "onnx"), description="what is written besides the plan")
+    export: List[Export] = Field(default=FORMATS, description="what is written besides the plan")
 
     _path: Path | None = PrivateAttr(None)
     _root: Node | None = PrivateAttr(None)

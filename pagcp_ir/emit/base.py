@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -17,10 +18,14 @@ __all__ = ["About", "ExportReport", "Exporter", "error_of", "named_outputs", "po
 
 @dataclass(frozen=True)
 class About:
-    """What the artifact says of itself. `lines`: free text (origin, plan hash), no machine paths, no dates."""
+    """What the artifact says of itself. `lines`: free text (origin, plan hash), no machine paths, no dates.
+
+    `properties`: the same for programs, as names and values (in the metadata of model.onnx).
+    """
 
     title: str
     lines: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """Title and lines as one text."""
@@ -29,12 +34,17 @@ class About:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. `parity`: largest error over the output's scale; `dynamic`: axes left free."""
+    """What was written. `parity`: largest error over the output's scale; `dynamic`: axes left free.
+
+    `runs`: of ONNX, the shapes of the inputs that it was run on, and the error of each; `opset`: its operators'.
+    """
 
     files: tuple[str, ...]
     parity: float | None = None
     dynamic: tuple[str, ...] = ()
     note: str = ""
+    runs: tuple[tuple[str, float], ...] = ()
+    opset: int | None = None
 
 
 class Exporter(Protocol):
@@ -43,9 +53,17 @@ class Exporter(Protocol):
     def __call__(self, program: Program, folder: Path, about: About) -> ExportReport: ...
 
 
+_PORTABLE: WeakKeyDictionary[Program, Program] = WeakKeyDictionary()
+
+
 def portable(program: Program) -> Program:
-    """A copy on the CPU, in eval mode: what is written does not depend on where the program was trained."""
-    return replace(program, module=program.copy().cpu().eval())
+    """A copy on the CPU, in eval mode: what is written does not depend on where the program was trained.
+
+    One copy serves all exporters, which do not change it.
+    """
+    if program not in _PORTABLE:
+        _PORTABLE[program] = replace(program, module=program.copy().cpu().eval())
+    return _PORTABLE[program]
 
 
 def named_outputs(output: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

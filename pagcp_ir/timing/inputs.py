@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from pagcp_ir.onnx_sizes import said_sizes
 from pagcp_ir.timing.race import Given
 from specs.diagnostics import EmitError, SpecError, nearest
 
@@ -31,16 +32,19 @@ def given_shapes(names: Sequence[str], shapes: Shapes, where: str) -> dict[str, 
 def onnx_inputs(path: Path, shapes: Shapes, batch: int | None) -> tuple[Given, ...]:
     """The inputs of an ONNX file at that batch size; at 1, or what is fixed or told, where it is None.
 
+    Free sizes that nobody tells are those that the file says it was made for.
+
     SpecError S122 for sizes that nobody tells, or that the file has otherwise; EmitError E612 for a file that is none.
     """
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's, onnx's and the system's errors of any type
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EmitError.one("E612", f"the file cannot be read as ONNX: {told}", str(path)) from error
+    graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [given for given in graph.input if given.name not in weights]
-    told_shapes = given_shapes([given.name for given in inputs], shapes, str(path))
+    told_shapes = said_sizes(model) | given_shapes([given.name for given in inputs], shapes, str(path))
     return tuple(_given(given, told_shapes.get(given.name), batch, str(path)) for given in inputs)
 
 
