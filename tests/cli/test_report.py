@@ -14,6 +14,8 @@ import pytest
 from pagcp_cli import compile_spec, load_spec
 from pagcp_cli.numbers import value
 from pagcp_cli.report.data import read_facts
+from pagcp_cli.report.markdown import markdown_report
+from pagcp_cli.report.page import page as rendered
 from pagcp_cli.report.search import rounds_of
 from pagcp_cli.report.writing import report_html
 from pagcp_cli.sums import check_sums, seal
@@ -48,11 +50,11 @@ def out(whole: Path, tmp_path: Path) -> Path:
 
 def test_all_figures_are_there_once(whole: Path) -> None:
     text = (whole / "report.html").read_text()
-    page, groups = Page(text), 3
+    shown, groups = Page(text), 3
     expected = ["drop-0", "drop-1", "widths", "macs", *(f"group-0-{n}" for n in range(groups)), "search-0", "epochs-0"]
-    assert page.charts == expected
-    assert all(at["role"] == "img" and at["aria-label"] for tag, at in page.tags if tag == "svg")
-    ids = [at["id"] for _, at in page.tags if "id" in at]
+    assert shown.charts == expected
+    assert all(at["role"] == "img" and at["aria-label"] for tag, at in shown.tags if tag == "svg")
+    ids = [at["id"] for _, at in shown.tags if "id" in at]
     assert len(ids) == len(set(ids))
     assert len(text) < 1_500_000
 
@@ -127,6 +129,19 @@ def test_elsewhere_and_in_markdown(out: Path, tmp_path: Path) -> None:
     assert "&lt;script>alert(1)&lt;/script> &amp; $x\\_1$" in ran.out
     assert sum(line.startswith("| ") and line.endswith("| met |") for line in lines) == 2
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_latency_is_told_where_it_was_measured(out: Path) -> None:
+    evidence = json.loads((out / "evidence.json").read_text())
+    measured = {"backend": "onnxruntime", "batch": 1, "threads": 2, "at_most": "60%", "load": 1.25, "met": False}
+    evidence["latency"] = {**measured, "before": 12.0, "after": 9.0, "ratio": 0.75, "low": 0.74, "high": 0.77}
+    (out / "evidence.json").write_text(json.dumps(evidence))
+    (out / "SHA256SUMS").unlink()
+    facts = read_facts(out)
+    assert facts.promises == 4
+    told = Page(rendered(facts, lambda drawn: "", "here")).text
+    assert {"Latency", "9.0000 ms", "75.0% (74.0% to 77.0%)", "keep at most 60%", "time kept"} <= set(told)
+    assert "| time of a run | 12.000 ms | 9.0000 ms | 75.0% | 60% | **missed** |" in markdown_report(facts)
 
 
 def _broken(name: str, text: str) -> Callable[[Path], None]:
