@@ -26,6 +26,7 @@ from passes.answers import Answers
 from passes.back_off import back_off
 from passes.base import Context, Pass, Progress, State, flat, run_passes
 from passes.data import Splits, load_splits
+from passes.feeding import require_fit
 from passes.journal import Journal
 from passes.measure import verdicts
 from passes.oracle import RealOracle
@@ -168,7 +169,8 @@ def _context(
         _judgeable(tasks, data)
         if spec.on_miss == "back_off":
             data["validation"], data["calibration"]
-    resumed = run.begin(spec, start.program, batches)
+        require_fit(start.program, data)
+    resumed = run.begin(spec, start.program, batches, data)
     ctx = Context(
         budgets=spec.budgets,
         seed=spec.seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ class Stage:
         return self.folder / "rows.f64"
 
     @property
+    def owner(self) -> Path:
+        """Who works in the folder, for who else wants to."""
+        return self.folder / "owner"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of what training needs to go on."""
         return self.folder / "checkpoints"
@@ -74,7 +80,7 @@ def check_target(out: Path, force: bool, resume: bool = False) -> None:
     with writing(out):
         _check_target(out, force)
         if _locked_by_another(_partial(out)):
-            raise SpecError.one("S119", f"another run is writing {out}", hint="wait for it, or choose another -o")
+            raise _taken_already(out)
         if unfinished(out) and not (force or resume):
             hint = "--resume goes on with it, --force starts anew"
             raise SpecError.one("S119", f"an earlier run to {out} was interrupted", hint=hint)
@@ -105,6 +111,7 @@ def staged(out: Path, force: bool, resume: bool = False) -> Iterator[Stage]:
         try:
             with writing(out):
                 _cleared(stage, out, resume)
+                stage.owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield stage
             with writing(out):
                 _publish(stage, out, force)
@@ -167,7 +174,7 @@ else:
             handle = os.open(folder, os.O_RDONLY)
         try:
             if not _taken(handle, folder):
-                raise SpecError.one("S119", f"another run is writing {out}", hint="wait for it, or choose another -o")
+                raise _taken_already(out)
             yield
         finally:
             os.close(handle)
@@ -191,6 +198,16 @@ else:
             return True
         # another process may have removed it between opening and locking
         return folder.exists() and os.fstat(handle).st_ino == folder.stat().st_ino
+
+
+def _taken_already(out: Path) -> SpecError:
+    """Another run holds the folder, and says who it is unless it has just begun."""
+    try:
+        owner = Stage(_partial(out)).owner.read_text(encoding="utf-8", errors="replace")[:200]
+    except OSError:
+        owner = ""
+    told = f"another run is writing {out}" + (f": {owner.strip()}" if owner.strip().isprintable() and owner else "")
+    return SpecError.one("S119", told, hint="wait for it, or choose another -o")
 
 
 def _check_target(out: Path, force: bool) -> None:

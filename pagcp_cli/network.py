@@ -17,6 +17,7 @@ from pagcp_ir.in_place import tensors_by_name
 from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.program_file import open_program
 from pagcp_ir.trace import trace, unwrapped
+from pagcp_ir.usable import require_usable
 from pagcp_ir.written import pin_written
 from passes.callables import UserCode, call, resolve
 from passes.seeding import borrowed_rng
@@ -87,9 +88,11 @@ def _adapted(spec: Spec, model: nn.Module) -> nn.Module:
 def _built(spec: Spec) -> nn.Module:
     assert spec.model.factory is not None
     model = _made(spec, spec.model.factory, "factory", **dict(spec.model.args))
-    path = weights_file(spec)
+    path, where = weights_file(spec), spec.where("model.factory")
     if path is not None:
-        load_weights(model, path, spec.where("model.weights"))
+        where = spec.where("model.weights")
+        load_weights(model, path, where)
+    require_usable(model.named_parameters(), model.named_buffers(), where)
     return model
 
 

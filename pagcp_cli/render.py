@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pagcp_cli.advice import advice
 from pagcp_cli.numbers import count, percent, size, value
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def compile_report(result: CompileResult) -> str:
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
     if result.back_off is not None and result.back_off.given:
+    if told := advice(result):
+        parts.append(Text(told))
         parts.append(Text("hint: what was given back for the guarantees is why a budget is missed"))
     elif any(line.startswith("budget ") for line in result.missed):
         parts.append(Text("hint: to cut more, give pagcp a larger total or tolerance, uniform a larger ratio"))

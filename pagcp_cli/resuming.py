@@ -12,20 +12,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pagcp_cli.data_identity import data_identity, digest, said
 from pagcp_cli.folder import Stage, staged
+from pagcp_cli.storage import storing
 from pagcp_cli.sums import seal
 from pagcp_ir.planning import fingerprint
 from pagcp_ir.program import Program
-from passes.data import Batch
+from passes.blame import out_of_memory
+from passes.data import Batch, Splits
+from passes.feeding import memory_ran_out
 from passes.journal import Journal
 from passes.processes import agreed, is_main
 from passes.resume import Checkpoints
@@ -47,12 +49,12 @@ class Run:
     journal: Journal
     checkpoints: Checkpoints
 
-    def begin(self, spec: Spec, program: Program, batches: Sequence[Batch]) -> bool:
+    def begin(self, spec: Spec, program: Program, batches: Sequence[Batch], data: Splits | None = None) -> bool:
         """Say what the run is of, or see that it is the same, and whether it is gone on with.
 
         SpecError S120 when it is another one.
         """
-        own = _identity(spec, program, batches)
+        own = _identity(spec, program, batches, data)
         for what in ("network", "calibration"):
             agreed(f"the {what}", own[what])
         found = self.journal.identity
@@ -76,12 +78,19 @@ def opened(out: Path, force: bool, resume: bool) -> Iterator[Run]:
     if not is_main():  # the first process writes for all
         yield Run(None, Journal(), Checkpoints())
         return
-    with staged(out, force, resume) as stage:
+    with storing(out), staged(out, force, resume) as stage:
+        stage.keep = resume  # a journal that is damaged is the user's to mend
         with Journal(stage.journal, stage.rows) as journal:
+            stage.keep = False
             try:
                 yield Run(stage, journal, Checkpoints(stage.checkpoints))
             except PagcpError as error:
                 stage.keep = journal.worked and isinstance(error, _MAY_PASS)
+                raise
+            except (RuntimeError, MemoryError) as error:
+                stage.keep = journal.worked
+                if out_of_memory(error):
+                    raise memory_ran_out("the work on a batch or on the network") from error
                 raise
             except BaseException:
                 stage.keep = journal.worked
@@ -90,13 +99,14 @@ def opened(out: Path, force: bool, resume: bool) -> Iterator[Run]:
         seal(stage.result)
 
 
-def _identity(spec: Spec, program: Program, batches: Sequence[Batch]) -> dict[str, Any]:
+def _identity(spec: Spec, program: Program, batches: Sequence[Batch], data: Splits | None) -> dict[str, Any]:
     """What a run has in common with one that it goes on with. `resolved` is there to say what differs."""
     whole = {key: value for key, value in resolved(spec, spec.path, ()).items() if key != "export"}
     return {
-        "spec": _digest([json.dumps(whole, sort_keys=True, default=str).encode()]),
+        "spec": digest([json.dumps(whole, sort_keys=True, default=str).encode()]),
         "network": fingerprint(program),
-        "calibration": _digest(_said(leaf) for b in batches for leaf in pytree.tree_leaves((b.inputs, b.target))),
+        "calibration": digest(said(leaf) for b in batches for leaf in pytree.tree_leaves((b.inputs, b.target))),
+        "data": {} if data is None else data_identity(data),
         "versions": {"pagcp": version("pagcp"), "python": platform.python_version(), "torch": str(torch.__version__)},
         "code": _code(spec.path),
         "resolved": spec.resolved(),
@@ -111,7 +121,7 @@ def _code(spec: Path | None) -> dict[str, str]:
     for name, module in sorted(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "/")
         if file.suffix == ".py" and file.is_relative_to(folder) and "site-packages" not in file.parts:
-            found[name] = _digest([file.read_bytes()])
+            found[name] = digest([file.read_bytes()])
     return found
 
 
@@ -126,6 +136,10 @@ def _told(key: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         was, now = (part.get("code") or {} for part in (found, own))
         changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
         return f"of other code: {', '.join(changed)}"
+    if key == "data":
+        was, now = (part.get("data") or {} for part in (found, own))
+        changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
+        return f"on other data: {' and '.join(changed)}"
     return {
         "network": "of another network: its tensors or its code changed",
         "calibration": "on other calibration data",
@@ -148,17 +162,3 @@ def _difference(old: Any, new: Any, at: str = "") -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _digest(parts: Any) -> str:
-    digest = sha256()
-    for part in parts:
-        digest.update(part)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _said(leaf: Any) -> bytes:
-    if isinstance(leaf, Tensor):
-        head = f"{leaf.dtype}{tuple(leaf.shape)}".encode()
-        return head + leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return repr(leaf).encode()

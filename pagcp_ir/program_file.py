@@ -26,6 +26,7 @@ from pagcp_ir.exported import graph_module_of, tensors_of
 from pagcp_ir.program import TRACE_BATCH, Program, TensorSpec
 from pagcp_ir.quiet import quiet, reason_of
 from pagcp_ir.trace import close, program_of
+from pagcp_ir.usable import require_usable
 from specs.diagnostics import TraceError
 
 __all__ = ["inputs_of_program", "open_program"]
@@ -46,6 +47,7 @@ def open_program(path: Path, inputs: Sequence[TensorSpec] | None = None, where: 
     T209 not a program in eval mode, and what `graph_module_of` raises.
     """
     exported = _read(path, where)
+    require_usable(exported.named_parameters(), exported.named_buffers(), where)
     _require_eval(exported, path, where)
     own = _own_inputs(exported, path, where)
     given = own if inputs is None else tuple(inputs)

@@ -51,8 +51,8 @@ def resolve(name: str, folder: Path | None, where: str = "") -> Callable[..., An
     return found  # type: ignore[no-any-return]
 
 
-def call(function: Callable[..., Any], name: str, where: str = "", **arguments: Any) -> Any:
-    """`function(**arguments)`, its exception, SystemExit too, told as DataError D703 with the callable's name."""
+def call(function: Callable[..., Any], name: str, where: str = "", /, **arguments: Any) -> Any:
+    """`function(**arguments)`, whatever they are called; its exception, SystemExit too, as DataError D703 with its name."""
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:

@@ -110,6 +110,15 @@ class Split:
             order = [self.subset[i] for i in order]
         return self._iterated(chunks(order, batch_size or self.batch_size))
 
+    def item(self, index: int) -> Any:
+        """One sample as the source gives it, of a split that is indexed. DataError D704 where reading it raises."""
+        try:
+            return self.source[index if self.subset is None else self.subset[index]]
+        except (Exception, SystemExit) as error:
+            name, _, told = words(error).partition(": ")
+            message = f"the {self.name} split raised {name} at sample {index}: {told}"
+            raise DataError.one("D704", message, raised_at(error)) from error
+
     def first(self, count: int) -> Batch:
         """The first samples as one batch, read here and now; of a split that is indexed and has no parts."""
         with borrowed_rng(self.seed):

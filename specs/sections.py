@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from specs.library_names import unknown_loss, unknown_metric
 from specs.model import LATER, NAME_OR_REFERENCE, List, Model, Problem, Reference
 from specs.node import kind, shown
 from specs.quantity import Kind, Quantity, json_schema
@@ -19,6 +20,7 @@ __all__ = ["Budgets", "CalibrationSpec", "DataSpec", "Guarantee", "InputSpec", "
 
 DType = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 Args = dict[str, Any]
+Unknown = Callable[[str], "tuple[str, str] | None"]
 
 
 def _has(given: Mapping[str, Any], key: str) -> bool:
@@ -166,8 +168,16 @@ class Guarantee(Model):
         return max(1e-9, 2.0**-22 * abs(bound)) if math.isfinite(bound) else 0.0
 
 
-def _callable_with_arguments(value: Any) -> Any:
-    """A name, module:callable, or a mapping of a name and keyword arguments."""
+def _loss(value: Any) -> Any:
+    return _callable_with_arguments(value, unknown_loss)
+
+
+def _metric(value: Any) -> Any:
+    return _callable_with_arguments(value, unknown_metric)
+
+
+def _callable_with_arguments(value: Any, unknown: Unknown) -> Any:
+    """A name that is not `unknown`, module:callable, or a mapping of a name and keyword arguments."""
     if value is None:
         return value
     name = value.get("name") if isinstance(value, Mapping) else value
@@ -177,17 +187,17 @@ def _callable_with_arguments(value: Any) -> Any:
         raise Problem("S105", f"must be a name, module:callable or {{name, arguments}}, got {kind(name)}").error
     if not NAME_OR_REFERENCE.fullmatch(name):
         raise Problem("S118", f"must be a name or module:callable, got {shown(name)}").error
+    if ":" not in name and (wrong := unknown(name)) is not None:
+        raise Problem("S107", *wrong).error
     return value
 
 
 _NAME = {"type": "string", "pattern": NAME_OR_REFERENCE.pattern}
-Callable = Annotated[
-    str | Args | None,
-    BeforeValidator(_callable_with_arguments),
-    WithJsonSchema(
-        {"anyOf": [_NAME, {"type": "object", "properties": {"name": _NAME}, "required": ["name"]}, {"type": "null"}]}
-    ),
-]
+_CALLABLE = WithJsonSchema(
+    {"anyOf": [_NAME, {"type": "object", "properties": {"name": _NAME}, "required": ["name"]}, {"type": "null"}]}
+)
+Loss = Annotated[str | Args | None, BeforeValidator(_loss), _CALLABLE]
+Metric = Annotated[str | Args | None, BeforeValidator(_metric), _CALLABLE]
 
 
 def _selection(value: Any) -> Any:
@@ -221,9 +231,9 @@ class TaskSpec(Model):
     missing: Annotated[Literal["nan"] | int | None, BeforeValidator(_missing)] = Field(
         default=None, description="the target of a sample that has no label: nan, or an integer such as -1"
     )
-    loss: Callable = Field(default=None, description="torch.nn.functional name, {name, arguments}, or module:callable")
+    loss: Loss = Field(default=None, description="torch.nn.functional name, {name, arguments}, or module:callable")
     weight: float = Field(default=1.0, ge=0, description="of the loss in fine-tuning and in sums over tasks")
-    metric: Callable = Field(default=None, description="{name, arguments} of a torchmetrics class, or module:callable")
+    metric: Metric = Field(default=None, description="{name, arguments} of a torchmetrics class, or module:callable")
     higher_is_better: bool | None = Field(default=None, description="taken from torchmetrics where it says so")
     guarantee: Guarantee | None = Field(default=None, description="what the metric must not fall short of")
 

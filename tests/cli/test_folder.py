@@ -131,7 +131,7 @@ def test_what_was_found_is_not_lost_unasked(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_swept(tmp_path: Path, worked: bool, force: bool) -> None:
     interrupted(tmp_path / "out", worked=worked)
     with staged(tmp_path / "out", force) as stage:
-        assert [p for p in stage.folder.rglob("*") if p.is_file()] == []
+        assert [p for p in stage.folder.rglob("*") if p.is_file()] == [stage.owner]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pagcp_cli import CompileResult, compile_spec, load_spec
+from pagcp_cli.advice import advice
 from pagcp_cli.render import compile_report
 from specs.diagnostics import PassError
 from tests.faults import COMMON
@@ -47,6 +48,19 @@ def test_a_missed_guarantee_is_marked_everywhere(failed: CompileResult) -> None:
     assert f"MISSED: {told[0]}" in compile_report(failed).replace("\n", " ")
     assert failed.to_dict()["ok"] is False
     assert failed.back_off is None
+
+
+def test_a_missed_guarantee_says_what_to_try(failed: CompileResult) -> None:
+    lacking = [verdict.task for verdict in failed.verdicts if not verdict.met]
+    told = advice(failed)
+    assert told.startswith(
+        f"hint: {', '.join(lacking)} fall{'s' if len(lacking) == 1 else ''} short; what was cut cost "
+    )
+    assert told.endswith(
+        "; try a larger budget (macs above 20%), finetune with more epochs or on_miss: back_off, which gives cuts back "
+        "until all hold"
+    )
+    assert told in compile_report(failed).replace("\n", " ")
 
 
 def test_evidence_holds_one_row_per_task(failed: CompileResult) -> None:

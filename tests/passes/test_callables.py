@@ -77,3 +77,7 @@ def test_what_it_raises_is_told():
     with pytest.raises(DataError) as caught:
         call(f, "m:f", "s.yaml:1:1", n=1)
     assert str(caught.value) == "s.yaml:1:1  error[D703]: m:f raised ValueError: n is odd"
+
+
+def test_arguments_may_have_the_names_of_our_own():
+    assert call(lambda where, name, function: where + name + function, "m:f", where=1, name=2, function=4) == 7

@@ -220,15 +220,15 @@ def test_describe_without_costs(read: Read) -> None:
         MODEL.replace("inputs", "protect: [head.*], inputs")
         + "passes: [uniform: {round_to: 8, scopes: {'a*': {max_ratio: 0}}}]\n"
         + "budgets: {macs: 40%, params: 5M, bytes: 20MB}\nexport: []\n"
-        + "tasks: [{name: a, metric: M, guarantee: {at_least: 0.9}}, {name: b, metric: m:f}, {name: c},\n"
-        + " {name: d, metric: M, guarantee: {max_drop: 1%, confidence: 0.95}}]\non_miss: back_off\n"
+        + "tasks: [{name: a, metric: EER, guarantee: {at_least: 0.9}}, {name: b, metric: m:f}, {name: c},\n"
+        + " {name: d, metric: EER, guarantee: {max_drop: 1%, confidence: 0.95}}]\non_miss: back_off\n"
     )
     assert describe(read(text))[1:] == [
         "never cuts head.*",
-        "task a: M stays at 0.9 or above",
+        "task a: EER stays at 0.9 or above",
         "task b: m:f is reported, nothing is guaranteed",
         "task c: nothing is guaranteed",
-        "task d: M gets worse by at most 1% of its original value, with 95% confidence",
+        "task d: EER gets worse by at most 1% of its original value, with 95% confidence",
         "keeps at most 40% of the MACs, that is cuts at least 60%",
         "keeps at most 5M parameters",
         "keeps at most 20MB",
