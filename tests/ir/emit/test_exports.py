@@ -9,18 +9,22 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pagcp_ir.emit import EXPORTERS, About
+from pagcp_ir.emit import EXPORTERS, About, ExportReport
+from pagcp_ir.emit import onnx as onnx_writer
 from pagcp_ir.emit.base import error_of
 from pagcp_ir.program import TensorSpec
 from pagcp_ir.trace import trace
 from specs.diagnostics import EmitError
+from specs.exporting import OnnxOptions
 from tests.ir.emit import emit_nets
 from tests.ir.emit.conftest import ABOUT, Exported
 
@@ -200,3 +204,69 @@ def test_what_onnxruntime_cannot_run_is_refused(tmp_path: Path) -> None:
     assert str(caught.value).startswith("error[E607]: the network cannot be exported to ONNX: NotImplemented: ")
     assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+class Flat(nn.Module):
+    """A linear layer on flattened images: their size is a number in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.fc = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).flatten(1))
+
+
+class Wide(nn.Module):
+    """Another network for images wider than 20."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * 2 if x.shape[3] > 20 else self.conv(x)
+
+
+def onnx_with(model: nn.Module, folder: Path, **options: Any) -> ExportReport:
+    program = trace(model, [TensorSpec((1, 1, 4, 4))])
+    return onnx_writer.write(program, folder, About("Test"), OnnxOptions(**options))
+
+
+def shape_of(folder: Path) -> list[int | str]:
+    (given,) = onnx.load(str(folder / "model.onnx")).graph.input
+    return [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("model", [Flat(), Wide()], ids=lambda m: type(m).__name__)
+def test_images_of_one_size_alone(model: nn.Module, tmp_path: Path) -> None:
+    why = "at another image size the network does not run, or is another"
+    report = onnx_with(model, tmp_path)
+    assert (report.dynamic, report.note) == (("batch",), f"height and width fixed: {why}")
+    assert shape_of(tmp_path) == ["batch", 1, 4, 4]
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(EmitError) as caught:
+        onnx_with(model, tmp_path, dynamic=("batch", "height", "width"))
+    assert str(caught.value) == f"error[E617]: model.onnx cannot have a free height and width: {why}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_fails_at_another_size_is_written_anew(tmp_path: Path) -> None:
+    """torch.export lets the sizes be free as long as their product stays."""
+    program = replace(trace(Flat(), [TensorSpec((1, 1, 4, 4))]), any_size=True)
+    report = onnx_writer.write(program, tmp_path, About("Test"))
+    assert report.dynamic == ("batch",)
+    assert report.note.startswith("height and width fixed: ")
+    assert "mat1 and mat2 shapes cannot be multiplied" in report.note
+    assert shape_of(tmp_path) == ["batch", 1, 4, 4]
+
+
+def test_opset_and_free_axes_are_those_asked_for(tmp_path: Path) -> None:
+    report = onnx_with(nn.Conv2d(1, 2, 3), tmp_path, opset=19, dynamic=("batch", "width"))
+    assert (report.opset, report.dynamic) == (19, ("batch", "width"))
+    assert [shape for shape, _ in report.runs] == ["1x1x4x4", "2x1x4x68", "3x1x4x4"]
+    assert {e.domain: e.version for e in onnx.load(str(tmp_path / "model.onnx")).opset_import}[""] == 19
+    assert shape_of(tmp_path) == ["batch", 1, 4, "width"]
+    assert onnx_with(nn.Conv2d(1, 2, 3), tmp_path, dynamic=()).dynamic == ()
+    assert shape_of(tmp_path) == [1, 1, 4, 4]
