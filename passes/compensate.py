@@ -23,6 +23,7 @@ from pagcp_ir.reads import Means, reads
 from pagcp_ir.verify import require_exact
 from pagcp_ir.verify_compensated import verify_compensated
 from passes.criteria import scores
+from passes.metric_oracle import measuring
 from passes.ratios import Cutter
 from passes.task_taylor import shared_means
 from specs.options import SelectorOptions
@@ -45,7 +46,7 @@ class Compensator:
     found: tuple[Fold, ...]
     average: Means
     _known: dict[tuple[str, bytes], Tensor] = field(default_factory=dict, repr=False)
-    _chosen: dict[bytes, Compensator] = field(default_factory=dict, repr=False)
+    _chosen: dict[tuple[str, bytes], Compensator] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> str:
@@ -80,7 +81,7 @@ def compensator(options: Any, state: State, ctx: Context) -> Compensator | None:
     if getattr(options, "compensate", "none") != "mean":
         return None
     whole, probe = everywhere(state, ctx), _probe(options, state, ctx)
-    key = probe.tobytes()
+    key = getattr(options, "measure", "loss"), probe.tobytes()
     if key not in whole._chosen:
         whole._chosen[key] = helpful(whole, state, probe, ctx)
     return whole._chosen[key]
@@ -115,6 +116,7 @@ def _probe(options: SelectorOptions, state: State, ctx: Context) -> Keep:
 
 def finished(options: Any, state: State, keep: Keep, cut: Program, ctx: Context) -> Program:
     """`cut`, the program of `state` cut to `keep`, as it is emitted. VerifyError when the second step is wrong."""
+    ctx = measuring(options, ctx)
     finish = compensator(options, state, ctx)
     if finish is None:
         return cut

@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 _Key = tuple[bytes, "Finish | None"]
 _Run = Callable[[int, Batch], Any]
 """What a cut program makes of the batch of that number."""
-SCOUTED, WORTH = 512, 4
+SCOUTED, WORTH = 256, 8
 """Samples that a part of the calibration set has, and how many times as many there must be for that to be worth it."""
 HELD = 4
 """Cut programs that are held until all of their batches are done."""
@@ -54,8 +54,8 @@ class RealOracle:
     def __init__(self, tasks: Sequence[Task], batches: Sequence[Batch], answers: Answers | None = None) -> None:
         self._tasks = tuple(tasks)
         self._batches = merged(batches)
-        self._samples = sum(batch.size for batch in self._batches)
-        if not self._samples:
+        self.size = sum(batch.size for batch in self._batches)
+        if not self.size:
             raise DataError.one("D705", "the calibration split is empty")
         self._labels = {t.name: sum(labelled(t, b.target, b.size) for b in self._batches) for t in tasks}
         for name in (name for name, count in self._labels.items() if not count):
@@ -71,12 +71,30 @@ class RealOracle:
         self._usage = Usage()
         self._parts: tuple[int, ...] | None = None
         self._ahead: str | None = None
-        self._answers = answers or Answers()
+        self._metrics: Oracle | None = None
+        self.answers = answers or Answers()
 
     @property
     def usage(self) -> Usage:
         """What the answers have cost. Those on a part are no evaluations."""
         return self._usage
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks whose losses it measures."""
+        return self._tasks
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        inputs = self._batches[0].inputs
+        return inputs[0].device if inputs else torch.device("cpu")
+
+    def of_metrics(self, make: Callable[[], Oracle]) -> Oracle:
+        """The oracle that measures metrics with the help of this one; the one that was made first."""
+        if self._metrics is None:
+            self._metrics = make()
+        return self._metrics
 
     @property
     def batches(self) -> int:
@@ -111,7 +129,7 @@ class RealOracle:
         values = {name: np.concatenate(parts[:batches]) for name, parts in answer.values.items()}
         if self._each is None:
             return Samples(values, len(self._batches))
-        return Samples(values, self._samples, {name: n for name, n in self._labels.items() if n != self._samples})
+        return Samples(values, self.size, {name: n for name, n in self._labels.items() if n != self.size})
 
     def unfit(self, keep: Keep, finish: Finish | None = None) -> Mapping[str, int]:
         """See Oracle."""
@@ -134,7 +152,7 @@ class RealOracle:
         if known is None or known[0] is not program:
             began = time.perf_counter()
             known = self._looks[what] = program, look(self._tasks, self._batches)
-            self._spent(time.perf_counter() - began, self._samples, 1)
+            self.spend(time.perf_counter() - began, self.size, 1)
         found: _T = known[1]
         return found
 
@@ -165,9 +183,7 @@ class RealOracle:
 
     def _asked(self, program: Program, channels: ChannelGraph, keep: Keep, batches: int, finish: Finish | None) -> Sums:
         """The answer for that keep-set, gone on with until so many batches are done."""
-        if self._program is not program:
-            self._program = program
-            self._forget()
+        self._turn_to(program)
         key = (keep.tobytes(), finish)
         if key not in self._known:
             names = [task.name for task in self._tasks]
@@ -178,13 +194,49 @@ class RealOracle:
         if answer.done >= batches:
             return answer
         first, last = answer.done, self._last(answer.done, batches)
-        name = self._answers.name(program, keep, finish, self._shuffled, first, last)
-        known = broadcast_object("a remembered answer", lambda: self._answers.recall(name))
+        name = self.answers.name(program, keep, finish, self._shuffled, first, last)
+        known = broadcast_object("a remembered answer", lambda: self.answers.recall(name))
         if known is not None:
             answer.take(known)
-            self._spent(float(known.fields["seconds"]), int(known.fields["images"]))
+            self.spend(float(known.fields["seconds"]), int(known.fields["images"]))
             return answer
         before = self._usage
+
+        run = self._running(program, channels, keep, finish)
+        self._go_on(answer, run, last, f"batches {first} to {last} of {zlib.crc32(key[0]):08x}")
+        fields, rows = answer.since(first)
+        spent = {"images": self._usage.images - before.images, "seconds": self._usage.seconds - before.seconds}
+        self.answers.remember(name, {**fields, **spent}, rows)
+        if answer.done == len(self._batches):
+            self._runs.pop(key, None)
+        return answer
+
+    def show(
+        self,
+        program: Program,
+        channels: ChannelGraph,
+        keep: Keep,
+        finish: Finish | None,
+        see: Callable[[Any, Batch], None],
+    ) -> None:
+        """Run all batches in this process, in their order, and show each with the output of the cut program."""
+        self._turn_to(program)
+        run = self._running(program, channels, keep, finish)
+        with borrowed_rng(0), torch.inference_mode():
+            for number, batch in enumerate(self._batches):
+                reseed(number)
+                see(run(number, batch), batch)
+        self._runs.pop((keep.tobytes(), finish), None)
+
+    def _turn_to(self, program: Program) -> None:
+        """Forget what is known of another program."""
+        if self._program is not program:
+            self._program = program
+            self._forget()
+
+    def _running(self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None) -> _Run:
+        """How to run the program cut to `keep`, which is cut when it is run."""
+        key = keep.tobytes(), finish
 
         def run(number: int, batch: Batch) -> Any:
             if key not in self._runs:
@@ -194,13 +246,7 @@ class RealOracle:
                 self._runs[key] = self._run(program, channels, cut if finish is None else finish(cut, keep))
             return self._runs[key](number, batch)
 
-        self._go_on(answer, run, last, f"batches {first} to {last} of {zlib.crc32(key[0]):08x}")
-        fields, rows = answer.since(first)
-        spent = {"images": self._usage.images - before.images, "seconds": self._usage.seconds - before.seconds}
-        self._answers.remember(name, {**fields, **spent}, rows)
-        if answer.done == len(self._batches):
-            self._runs.pop(key, None)
-        return answer
+        return run
 
     def _last(self, first: int, asked: int) -> int:
         """Where to go on to from `first`: every process does as many batches as the busiest one, if there are any."""
@@ -214,7 +260,7 @@ class RealOracle:
         if self._prefixes is None:
             rows = zip(channels.layers, layer_costs(channels, channels.all), strict=True)
             work = {layer.node: row.before.macs for layer, row in rows}
-            self._prefixes = Prefixes(program, self._megabytes, self._samples, work)
+            self._prefixes = Prefixes(program, self._megabytes, self.size, work)
         self._prefixes.ahead = self._ahead
         return self._prefixes.run(cut)
 
@@ -232,7 +278,7 @@ class RealOracle:
         for each in found:
             answer.add(each, keep=self._shuffled)
         images = sum(batch.size for batch in self._batches[first:last])
-        self._spent(time.perf_counter() - began, images)
+        self.spend(time.perf_counter() - began, images)
 
     def _values(self, output: Any, batch: Batch) -> Found:
         """Each task's losses of the batch's samples where they were asked for and can be told apart, or its mean."""
@@ -256,10 +302,11 @@ class RealOracle:
 
     def _counted(self, answer: Sums) -> Sums:
         """The answer, counted as an evaluation when it is given for the first time."""
-        self._spent(0.0, 0, not answer.given)
+        self.spend(0.0, 0, not answer.given)
         answer.given = True
         return answer
 
-    def _spent(self, seconds: float, images: int, evaluations: int = 0) -> None:
+    def spend(self, seconds: float, images: int, evaluations: int = 0) -> None:
+        """Count what an answer has cost."""
         used = self._usage
         self._usage = Usage(used.evaluations + evaluations, used.images + images, used.seconds + seconds)

@@ -18,7 +18,7 @@ from pagcp_ir.channels import Keep
 from passes.closeness import of_rises
 from passes.schedule import total_of
 from passes.space import Evaluation, Losses, Outcome, Space, Verdict, finite_base, rise, scales, worst_rise
-from specs.options import PagcpOptions
+from specs.options import Measure, PagcpOptions
 from specs.plan import Decision, ranges
 from specs.search import PathStep, SearchRecord
 
@@ -100,6 +100,7 @@ class Turn:
     first: Losses
     taken: tuple[Step, ...]
     enough: Callable[[Step], bool]
+    measure: Measure = "loss"
 
     def load(self, ruling: Ruling) -> float:
         """The relative rise of the ruling's task over its scale."""
@@ -168,8 +169,8 @@ def weighed(space: Space, losses: Losses) -> float:
 def rejection(turn: Turn, ratio: float, ruling: Ruling) -> str:
     """The reason of a rejection, in words."""
     how = f"by {ruling.rise - 1:.1%}" if math.isfinite(ruling.rise) else "to a value that is not finite"
-    allowed = turn.tolerance * turn.scale[ruling.task]
-    return f"at ratio {ratio:.2f} the loss of {ruling.task!r} rose {how}, {allowed:.1%} were allowed"
+    allowed, verb = turn.tolerance * turn.scale[ruling.task], "rose" if turn.measure == "loss" else "got worse"
+    return f"at ratio {ratio:.2f} the {turn.measure} of {ruling.task!r} {verb} {how}, {allowed:.1%} were allowed"
 
 
 def in_turn(name: str, space: Space, options: PagcpOptions, factor: float, find: Callable[[Turn], Finding]) -> Outcome:
@@ -193,7 +194,7 @@ def in_turn(name: str, space: Space, options: PagcpOptions, factor: float, find:
         if enough():
             found[group] = Finding(None, "the budgets were met before its turn")
             continue
-        finding = find(Turn(group, keep, base, tolerance, scale, losses, tuple(steps), enough))
+        finding = find(Turn(group, keep, base, tolerance, scale, losses, tuple(steps), enough, options.measure))
         found[group] = replace(finding, seconds=time.perf_counter() - began)
         number = sum(step.carried for step in steps)
         span = _narrowed(span, finding, options.tolerance, number)

@@ -18,7 +18,7 @@ import numpy as np
 from pagcp_ir.channels import Keep
 from passes.closeness import of_loads
 from passes.space import Evaluation, Losses, Space, rise
-from specs.options import PagcpOptions
+from specs.options import Measure, PagcpOptions
 
 __all__ = ["Appraisal", "Appraiser", "FullAppraiser", "Move", "Walk", "Yardstick"]
 
@@ -210,7 +210,8 @@ class Walk:
             self.careful.add(group)
             return self.priced_move(group)
         if load > self.limit or math.isinf(load):
-            self.stopped[group] = worst, _refusal(worst, load, self.limit, self.yardstick.tolerance[worst])
+            tolerance = self.yardstick.tolerance[worst]
+            self.stopped[group] = worst, _refusal(worst, load, self.limit, tolerance, self.options.measure)
             return None
         self.priced[group] = len(self.moves), move
         return move
@@ -255,7 +256,8 @@ def _finest(space: Space, move: Move) -> tuple[float, Keep]:
     return move.ratio, move.after
 
 
-def _refusal(task: str, load: float, limit: float, tolerance: float) -> str:
+def _refusal(task: str, load: float, limit: float, tolerance: float, measure: Measure) -> str:
+    does = f"its next cut {'raises' if measure == 'loss' else 'worsens'} the {measure} of {task!r}"
     if math.isinf(load):
-        return f"its next cut raises the loss of {task!r} to a value that is not finite"
-    return f"its next cut raises the loss of {task!r} by {load * tolerance:.1%}, {limit * tolerance:.1%} are allowed"
+        return f"{does} to a value that is not finite"
+    return f"{does} by {load * tolerance:.1%}, {limit * tolerance:.1%} are allowed"

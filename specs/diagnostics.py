@@ -95,7 +95,7 @@ CODES: dict[str, str] = {
     "P401": "no cut that the selectors' options allow meets the budgets",
     "P402": "a scope matches no group",
     "P403": "the total tolerance does not exceed one plus the first tolerance",
-    "P404": "a task's loss is not finite before anything is cut",
+    "P404": "a task's loss is not finite before anything is cut, or a metric to search by is not, or is 0",
     "P405": "a criterion is not known, finds no gradients, or its scores are not finite",
     "P406": "a selector cut nothing, with the reason of every group",
     "P407": "fine-tuning cannot go on: a loss that is not finite, or nothing to train",

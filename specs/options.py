@@ -29,6 +29,7 @@ __all__ = [
     "Combine",
     "Criterion",
     "FinetuneOptions",
+    "Measure",
     "PagcpOptions",
     "PassOptions",
     "PassSpec",
@@ -42,6 +43,7 @@ __all__ = [
 
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 MAX_GRID = 200
+Measure = Literal["loss", "metric"]
 Criterion = Literal[
     "l1",
     "l2",
@@ -230,6 +232,10 @@ class PagcpOptions(SelectorOptions):
     quirks: bool = Field(
         default=False, description="search: published decides as the authors' code does, quirks and all"
     )
+    measure: Measure = Field(
+        default="loss",
+        description="what of a task a cut may make worse by its tolerance: its loss; metric: the value of its metric",
+    )
     confidence: float | None = Field(
         default=None,
         gt=0.5,
@@ -294,8 +300,22 @@ class PagcpOptions(SelectorOptions):
         for key in ("tolerances", "floor"):
             if given.get("quirks") is True and given.get(key):
                 yield Problem("S110", "cannot be given together with quirks", "keep one of them", (key,))
+        if given.get("measure") == "metric":
+            yield from _without_losses(given)
         if given.get("confidence") is not None and given.get("top", 1.0) != 1.0:
             yield Problem("S110", "cannot be given together with confidence", "keep one of them", ("top",))
+
+
+def _without_losses(given: Mapping[str, Any]) -> Iterable[Problem]:
+    """Options that need losses, of samples or in units of their own."""
+    whys = {
+        "confidence": "a metric is one number of all samples: there are none to compare one by one",
+        "floor": "a metric's change is a share of its value before any cut",
+        "quirks": "the authors' code measures losses",
+    }
+    for key, why in whys.items():
+        if given.get(key):
+            yield Problem("S110", "cannot be given together with measure: metric", why, (key,))
 
 
 _ONLY = {

@@ -33,6 +33,7 @@ class SearchRecord:
 
     `total`: the total tolerance that it used or found; None for a search that has none. `unknown`: groups of whose
     ratios below the accepted one some were not looked at. `undone`: groups given back when they were measured again.
+    `measure`: loss, or metric: what stands for a task's loss then is its metric, negative where higher is better.
     `closest`: by what share one loss would have to be another for the closest of all decisions to turn out otherwise.
     """
 
@@ -48,6 +49,7 @@ class SearchRecord:
     swaps: int = 0
     closest: float | None = None
     path: tuple[PathStep, ...] = ()
+    measure: str = "loss"
     start: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property

@@ -145,6 +145,10 @@ def _of_pagcp(given: Mapping[str, Any], place: KeyPath, options: Mapping[str, An
     """What the search needs of the rest of the spec: budgets or a total, and the tasks that it names."""
     if options.get("total", "auto") == "auto" and options.get("stop") != "tolerance" and not given.get("budgets"):
         yield Problem("S106", "is missing", "give total, or budgets that are to be met", (*place, "total"))
+    for index, task in enumerate(_tasks(given) if options.get("measure") == "metric" else ()):
+        if task.get("metric") is None:
+            hint = "pagcp: {measure: metric} measures the metric of every task"
+            yield Problem("S106", "is missing", hint, ("tasks", index, "metric"))
     names = [task.get("name") for task in _tasks(given)]
     for key in ("tolerances", "floor"):
         overrides = options.get(key)
