@@ -79,8 +79,10 @@ def _start(record: Mapping[str, Any]) -> None:
     for key, kind in _START.items():
         if not isinstance(record.get(key), kind):
             raise Odd(f"must have {key} as {'text' if kind is str else 'an object'}, got {_name(record.get(key))}")
-    for key in ("versions", "code"):
-        if not all(isinstance(value, str) for value in record[key].values()):
+    for key in ("versions", "code", "data"):
+        if not isinstance(record.get(key, {}), dict):
+            raise Odd(f"must have {key} as an object, got {_name(record[key])}")
+        if not all(isinstance(value, str) for value in record.get(key, {}).values()):
             raise Odd(f"must have texts in {key}")
 
 

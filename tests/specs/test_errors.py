@@ -307,7 +307,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "  hint: a metric's change is a share of its value before any cut",
     ),
     "metrics as the authors' code measures": (
-        MODEL + TASKS.replace("name: age", "name: age, metric: M") + "passes: [pagcp: {search: published, total: 6, "
+        MODEL + TASKS.replace("name: age", "name: age, metric: EER") + "passes: [pagcp: {search: published, total: 6, "
         "measure: metric, quirks: true}]\n",
         "face.yaml:5:64  error[S110]: passes[0].pagcp.quirks cannot be given together with measure: metric\n"
         "  hint: the authors' code measures losses",
@@ -336,8 +336,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:4:11  error[S108]: budgets.latency is not available in this version\n  hint: leave it out",
     ),
     "confidence": (
-        GOOD + "tasks: [{name: a, metric: M, guarantee: {max_drop: 1pp, confidence: 0.5}}]\n",
-        "face.yaml:4:69  error[S104]: tasks[0].guarantee.confidence must be above 0.5, got 0.5",
+        GOOD + "tasks: [{name: a, metric: EER, guarantee: {max_drop: 1pp, confidence: 0.5}}]\n",
+        "face.yaml:4:71  error[S104]: tasks[0].guarantee.confidence must be above 0.5, got 0.5",
     ),
     "backing off without a guarantee": (
         GOOD + "on_miss: back_off\n",
@@ -362,8 +362,8 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:4:17  error[S109]: budgets.macs must be a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got 'a lot'",
     ),
     "share of a metric": (
-        GOOD + "tasks: [{name: a, metric: M, guarantee: {at_least: 90%}}]\n",
-        "face.yaml:4:52  error[S109]: tasks[0].guarantee.at_least must be a value in the metric's unit, got 90%\n"
+        GOOD + "tasks: [{name: a, metric: EER, guarantee: {at_least: 90%}}]\n",
+        "face.yaml:4:54  error[S109]: tasks[0].guarantee.at_least must be a value in the metric's unit, got 90%\n"
         "  hint: write 0.9 for 90% of a metric from 0 to 1; a share of the original's value is max_drop: 10%",
     ),
     "factory and program": (
@@ -378,18 +378,18 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "  hint: factory: module:callable returns the network",
     ),
     "two guarantees": (
-        GOOD + "tasks: [{name: a, metric: M, guarantee: {max_drop: 1%, at_most: 3}}]\n",
-        "face.yaml:4:56  error[S110]: tasks[0].guarantee.at_most cannot be given together with max_drop\n"
+        GOOD + "tasks: [{name: a, metric: EER, guarantee: {max_drop: 1%, at_most: 3}}]\n",
+        "face.yaml:4:58  error[S110]: tasks[0].guarantee.at_most cannot be given together with max_drop\n"
         "  hint: keep one of them",
     ),
     "no guarantee": (
-        GOOD + "tasks: [{name: a, metric: M, guarantee: {}}]\n",
-        "face.yaml:4:30  error[S110]: tasks[0].guarantee needs one of max_drop, at_least, at_most\n"
+        GOOD + "tasks: [{name: a, metric: EER, guarantee: {}}]\n",
+        "face.yaml:4:32  error[S110]: tasks[0].guarantee needs one of max_drop, at_least, at_most\n"
         "  hint: max_drop: 1pp allows one point less",
     ),
     "wrong side": (
-        GOOD + "tasks: [{name: a, metric: M, higher_is_better: false, guarantee: {at_least: 3}}]\n",
-        "face.yaml:4:67  error[S110]: tasks[0].guarantee.at_least cannot bound a metric with higher_is_better: false\n"
+        GOOD + "tasks: [{name: a, metric: EER, higher_is_better: false, guarantee: {at_least: 3}}]\n",
+        "face.yaml:4:69  error[S110]: tasks[0].guarantee.at_least cannot bound a metric with higher_is_better: false\n"
         "  hint: write at_most",
     ),
     "same name": (

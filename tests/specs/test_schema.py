@@ -55,7 +55,7 @@ ACCEPTED = [
     GOOD + "budgets: {macs: 100%, params: 4e1%}\n",
     GOOD.replace("[1, 3, 64, 64]", "{shape: [1, 8], dtype: int64}, [2, 3]"),
     GOOD.replace("ratio: 0.5", "ratio: 0.5, scopes: {'head.*': {max_ratio: 0, round_to: 8}}"),
-    GOOD + "tasks: [{name: a, metric: M, output: 0, target: a.b, guarantee: {max_drop: 1pp}}]\n",
+    GOOD + "tasks: [{name: a, metric: EER, output: 0, target: a.b, guarantee: {max_drop: 1pp}}]\n",
     GOOD + "tasks: [{name: a, metric: m:f, loss: {name: nll_loss, x: 1}, guarantee: {at_least: 0.9, max_drop: ~}}]\n",
     GOOD + "seed: ${env:WIDTH}\ndevice: cuda:1\n",
     GOOD + "export: []\nlosses: ~\ndata: ~\n",
