@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pagcp_cli.report.rows import row_of
@@ -100,20 +100,19 @@ def _record(row: Mapping[str, Any]) -> SearchRecord:
 
 
 def _asked(journal: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Asked, ...]]:
-    """The evaluations of each pass that asked any; what backing off asks has no rise, and is not a search's."""
+    """The evaluations of each run of a pass that asks any; what backing off asks has no rise, and is not a search's."""
     found: list[Asked] = []
+    runs: list[tuple[str, tuple[Asked, ...]]] = []
     for record in journal:
         if record["kind"] == "evaluation" and "rise" in record:
             asked = row_of(Asked, record)
             at = (found[-1].at if found else 0.0) + asked.seconds
-            found.append(
-                Asked(asked.group, asked.ratio, asked.losses, asked.verdict, asked.seconds, len(found) + 1, at)
-            )
-        elif record["kind"] == "pass_end" and found:
-            yield tuple(found)
+            found.append(replace(asked, number=len(found) + 1, at=at))
+        elif record["kind"] == "pass_end":
+            runs.append((str(record["name"]), tuple(found)))
             found = []
-    if found:
-        yield tuple(found)
+    asking = {name for name, asked in runs if asked}
+    yield from (asked for name, asked in runs if name in asking)
 
 
 def _decided(decisions: Sequence[Decision], rounds: int) -> list[list[Decision]]:

@@ -182,13 +182,14 @@ def recovery(facts: Facts, draw: Draw) -> Markup | None:
         best = facts.kept[run] if run < len(facts.kept) else None
         tasks = [task for task in facts.in_order if task in epochs[0].losses]
         seconds = sum(epoch.seconds for epoch in epochs)
-        told = f"{len(epochs)} epochs in {seconds:.3g} s: validation losses over those of the first epoch; "
-        which = "no epoch was kept: none was better than before." if best == 0 else f"epoch {best} was kept (dashed)."
-        parts += [
-            el("h3", "Training" if len({e.run for e in facts.epochs}) == 1 else f"Training {run + 1}"),
-            legend(tasks),
-            figure(draw, epochs_figure(run, epochs, tasks, best), told + which, class_="wide"),
-        ]
+        parts.append(el("h3", "Training" if len({e.run for e in facts.epochs}) == 1 else f"Training {run + 1}"))
+        which = "none was kept: the network before was better" if best == 0 else f"epoch {best} was kept"
+        if len(epochs) == 1:
+            parts.append(el("p", f"One epoch in {seconds:.3g} s; {which}."))
+            continue
+        told = f"{len(epochs)} epochs in {seconds:.3g} s; {which}. Validation losses over those of the first epoch."
+        drawn = epochs_figure(run, epochs, tasks, best)
+        parts += [legend(tasks), figure(draw, drawn, told, class_="wide")]
     return section("Recovery", *parts) if parts else None
 
 

@@ -19,6 +19,7 @@ FILES = {
     "plan.json",
     "SHA256SUMS",
     "evidence.json",
+    "report.html",
     "spec.lock.yaml",
     "journal.jsonl",
     "model.py",

@@ -230,9 +230,17 @@ def test_a_groups_curve_is_its_own_part() -> None:
         for g in ("a", "b")
     ]
     journal = [_evaluation("a", 0.5, 2.0), _evaluation("b", 0.5, 3.0), _evaluation("a", 0.75, 6.0)]
-    journal += [_evaluation("a", 0.9, 9.0, "kept"), {"kind": "pass_end"}]
+    journal += [_evaluation("a", 0.9, 9.0, "kept"), {"kind": "pass_end", "name": "pagcp"}]
     (found,) = rounds_of([search], decisions, journal)
     curves = {c.decision.group: [(p.ratio, p.factors["t"]) for p in c.points] for c in found.curves}
     assert curves == {"a": [(0.5, 2.0), (0.75, 6.0)], "b": [(0.5, 1.5)]}
     assert [(made.number, made.step.cost) for made in found.made] == [(1, 5)]
     assert [asked.at for asked in found.asked] == [0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_search_that_asked_nothing_keeps_its_place() -> None:
+    """Of two rounds the first one asked nothing: the second one's evaluations are the second one's."""
+    search = {"search": "marginal", "factors": {"t": 1.0}, "start": {"t": 1.0}}
+    ends = [{"kind": "pass_end", "name": name} for name in ("pagcp", "finetune", "pagcp")]
+    first, second = rounds_of([search, search], [], [*ends[:2], _evaluation("a", 0.5, 2.0), ends[2]])
+    assert (len(first.asked), len(second.asked)) == (0, 1)
