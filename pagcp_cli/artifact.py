@@ -18,6 +18,7 @@ from pagcp_ir.emit import About, exporter_of
 from pagcp_ir.program import Program
 from pagcp_ir.verify import Verification
 from specs.back_off import BackOff
+from specs.latency import LatencyFound
 from specs.exporting import ExportItem, format_of
 from specs.plan import Decision, Plan, Verdict
 from specs.search import SearchRecord
@@ -38,12 +39,13 @@ class Made:
     searches: tuple[SearchRecord, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     back_off: BackOff | None = None
+    latency: LatencyFound | None = None
 
 
 def write_artifact(spec: Spec, out: Path, folder: Path, made: Made, formats: Sequence[ExportItem]) -> CompileResult:
     """Write everything but the list of sums into `folder`, which becomes `out`; EmitError E6xx for an export."""
     limits = spec.budgets.limits(made.plan.before)
-    lacks = missed(made.verdicts, made.plan.after, limits)
+    lacks = missed(made.verdicts, made.plan.after, limits, made.latency)
     files, exports = _export(spec, made, folder, lacks, formats)
     files += write_amended(folder, made.plan, made.amended)
     texts = {"plan.json": made.plan.to_json(), "evidence.json": "", "spec.lock.yaml": lock_text(spec)}
@@ -60,6 +62,7 @@ def write_artifact(spec: Spec, out: Path, folder: Path, made: Made, formats: Seq
         exports=exports,
         missed=lacks,
         back_off=made.back_off,
+        latency=made.latency,
     )
     texts["evidence.json"] = json.dumps(result.evidence(), indent=2, sort_keys=True, allow_nan=False) + "\n"
     for name, text in texts.items():

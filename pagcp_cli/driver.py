@@ -35,6 +35,7 @@ from passes.resume import Checkpoints
 from passes.tasks import Task, build_tasks
 from specs.back_off import BackOff
 from specs.diagnostics import SpecError
+from specs.latency import LatencyFound
 from specs.exporting import ExportItem
 from specs.plan import Plan, Verdict
 from specs.spec import Spec
@@ -89,6 +90,7 @@ class _Ran:
     backed: BackOff | None
     tasks: tuple[Task, ...]
     data: Splits | None
+    latency: LatencyFound | None
 
 
 def _passes(spec: Spec) -> tuple[Pass, ...]:
@@ -119,10 +121,12 @@ def _ran(
     tasks = build_tasks(spec)
     data = load_splits(spec, device) if spec.data is not None else None
     ctx = _context(spec, run, start, tasks, data, progress)
+    ctx = replace(ctx, latency=ctx.timing(start))
     end, backed = run_passes(passes, start, ctx), None
     if spec.on_miss == "back_off":
         end, backed = back_off(passes, start, end, ctx)
-    return _Ran(passes, start, end, backed, tasks, data)
+    found = None if spec.budgets.latency is None else ctx.timing(start).measured(end.keep)
+    return _Ran(passes, start, end, backed, tasks, data, found)
 
 
 def _written(
@@ -148,7 +152,8 @@ def _made(ran: _Ran, judge: Callable[[], tuple[Verdict, ...]] = tuple) -> Made:
     cut, verification = _proven(start, end, ran.passes)
     amended = amendments(cut, end.pruned or end.uncut or start.program)
     plan = replace(end.plan, amended=tuple(sorted(amended)))
-    return Made(end.program, plan, amended, verification, end.decisions, end.searches, judge(), ran.backed)
+    what = end.decisions, end.searches, judge(), ran.backed, ran.latency
+    return Made(end.program, plan, amended, verification, *what)
 
 
 def _device(spec: Spec) -> torch.device:

@@ -16,6 +16,7 @@ from pagcp_cli.numbers import count, percent, size, value
 if TYPE_CHECKING:
     from pagcp_cli.result import CompileResult, Exported
     from specs.back_off import BackOff
+    from specs.latency import LatencyFound
     from specs.plan import Costs, Decision, Verdict
     from specs.search import SearchRecord
 
@@ -51,7 +52,7 @@ def compile_report(result: CompileResult) -> str:
         parts += [*_tasks(result.verdicts), ""]
     if result.back_off is not None:
         parts += [*_back_off(result.back_off, result.plan.before), ""]
-    parts += [_costs(result.plan.before, result.plan.after, result.limits), "", pairs(facts)]
+    parts += [*_costs(result.plan.before, result.plan.after, result.limits, result.latency), "", pairs(facts)]
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
     if result.back_off is not None and result.back_off.given:
@@ -161,7 +162,9 @@ def _back_off(found: BackOff, before: Costs) -> list[RenderableType]:
     return lines
 
 
-def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:
+def _costs(
+    before: Costs, after: Costs, limits: Mapping[str, int], latency: LatencyFound | None
+) -> Iterable[RenderableType]:
     table = frameless("cost", ">before", ">after", ">kept", ">budget", "verdict")
     for name, key, shown in (("MACs", "macs", count), ("params", "params", count), ("bytes", "bytes", size)):
         old, new, limit = getattr(before, key), getattr(after, key), limits.get(key)
@@ -170,7 +173,16 @@ def _costs(before: Costs, after: Costs, limits: Mapping[str, int]) -> Table:
             verdict = Text("met", "green") if new <= limit else Text("MISSED", "bold red")
         budget = "" if limit is None else percent(limit, old)
         table.add_row(name, shown(old), shown(new), percent(new, old), budget, verdict)
-    return table
+    if latency is not None:
+        verdict = Text("met", "green") if latency.met else Text("MISSED", "bold red")
+        took = (f"{ms:.4g} ms" for ms in (latency.before, latency.after))
+        table.add_row("latency", *took, f"{latency.ratio:.1%}", latency.at_most, verdict)
+    yield table
+    if latency is not None:
+        threads = f"{latency.threads} thread{'' if latency.threads == 1 else 's'}"
+        quartiles = f"{latency.low:.1%} to {latency.high:.1%}"
+        told = f"measured by {latency.backend}, batch {latency.batch}, {threads}; quartiles of the ratio {quartiles}"
+        yield Text(f"latency: {told}", "dim")
 
 
 def _parity(found: Exported) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from pagcp_ir.verify import Verification
 from passes.journal import plain
 from specs.back_off import BackOff
+from specs.latency import LatencyFound
 from specs.plan import Costs, Decision, Plan, Verdict
 from specs.search import SearchRecord
 
@@ -50,6 +51,7 @@ class CompileResult:
     exports: tuple[Exported, ...]
     missed: tuple[str, ...]
     back_off: BackOff | None = None
+    latency: LatencyFound | None = None
     report: str = ""
 
     @property
@@ -66,6 +68,7 @@ class CompileResult:
         found: dict[str, Any] = {
             "costs": {"before": asdict(self.plan.before), "after": asdict(self.plan.after)},
             "limits": dict(self.limits),
+            "latency": None if self.latency is None else self.latency.to_dict(),
             "verdicts": [v.to_dict() for v in self.verdicts],
             "missed": list(self.missed),
             "back_off": None if self.back_off is None else self.back_off.to_dict(),
@@ -77,13 +80,17 @@ class CompileResult:
         return {key: plain(value) for key, value in found.items()}
 
 
-def missed(verdicts: tuple[Verdict, ...], after: Costs, limits: Mapping[str, int]) -> tuple[str, ...]:
+def missed(
+    verdicts: tuple[Verdict, ...], after: Costs, limits: Mapping[str, int], latency: LatencyFound | None = None
+) -> tuple[str, ...]:
     """One line for each guarantee and each budget that was not met."""
     lines = [_guarantee(verdict) for verdict in verdicts if not verdict.met]
     for name, limit in limits.items():
         cost = getattr(after, name)
         if cost > limit:
             lines.append(f"budget {name}: {cost:,}, at most {limit:,}")
+    if latency is not None and not latency.met:
+        lines.append(f"budget latency: {latency.told}")
     return tuple(lines)
 
 

@@ -20,6 +20,7 @@ from pagcp_cli.result import missed
 from pagcp_cli.sums import check_sums, unlisted
 from pagcp_ir.replay import replay
 from specs.diagnostics import Diagnostic, EmitError
+from specs.latency import LatencyFound
 from specs.spec import Spec
 
 __all__ = ["verify_folder"]
@@ -76,12 +77,16 @@ def _of_evidence(held: Contents) -> Iterator[str]:
         yield "has other limits than the budgets of spec.lock.yaml come to"
     try:
         verdicts = tuple(verdict_of(row) for row in evidence["verdicts"])
-        lines = list(missed(verdicts, plan.after, limits))
+        measured = evidence.get("latency")
+        latency = None if measured is None else LatencyFound.read(measured)
+        lines = list(missed(verdicts, plan.after, limits, latency))
     except (TypeError, ValueError, KeyError, AttributeError):
-        yield "has verdicts that are none"
+        yield "has verdicts, or a latency, that are none"
         return
     if evidence["missed"] != lines:
         yield "lists other misses than its verdicts and the limits come to"
+    if latency is not None and latency.to_dict() != measured:
+        yield "says otherwise of a latency's budget than its figures come to"
     proof = evidence.get("verification", {})
     if proof.get("status") != "exact" or not proof.get("error", 1.0) <= proof.get("tolerance", 0.0):
         yield "holds no proof that the cuts are exact"

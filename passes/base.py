@@ -25,6 +25,7 @@ from passes.callables import UserCode
 from passes.compensate import finished
 from passes.data import CPU, Splits
 from passes.journal import Journal, Kind
+from passes.latency import Latency
 from passes.oracle import Oracle
 from passes.processes import broadcast_object, world
 from passes.ratios import least
@@ -105,6 +106,14 @@ class Context:
     code: UserCode = field(default_factory=UserCode)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    latency: Latency | None = None
+
+    def timing(self, state: State) -> Latency:
+        """What keep-sets of the state's network take: one for the whole run, which remembers what it measured."""
+        if self.latency is not None:
+            return self.latency
+        original = self.original or state.program
+        return Latency(self.budgets.latency, original, state.channels, self.journal, self.code.folder)
 
     def note(self, kind: Kind, **fields: Any) -> None:
         """Write one record to the journal and tell the progress display of it."""
@@ -175,9 +184,10 @@ def run_passes(passes: Sequence[Pass], state: State, ctx: Context) -> State:
     """
     if any(step.kind == "selector" for step in flat(passes)):
         require_free_units(state.channels)
-    refuse_infeasible(passes, state, ctx.budgets)
     if ctx.original is None:
         ctx = replace(ctx, original=state.program)
+    ctx = replace(ctx, latency=ctx.timing(state))
+    refuse_infeasible(passes, state, ctx.budgets, ctx.latency)
     for number, step in enumerate(passes):
         ctx.note("pass_start", name=step.name, number=number)
         began = time.perf_counter()
@@ -208,18 +218,23 @@ def meets(after: Costs, limits: Mapping[str, int]) -> bool:
     return all(getattr(after, name) <= limit for name, limit in limits.items())
 
 
-def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets) -> None:
-    """PassError P401 with the least reachable value when no allowed cut of these passes meets the budgets."""
+def refuse_infeasible(passes: Sequence[Pass], state: State, budgets: Budgets, latency: Latency | None = None) -> None:
+    """PassError P401 with the least reachable value when no allowed cut of these passes meets the budgets.
+
+    P413 with what was measured of the deepest cut when that does not meet the latency's.
+    """
     before = costs(state.channels)
     limits = budgets.limits(before)
     options = [p.options for p in flat(passes) if p.kind == "selector" and isinstance(p.options, SelectorOptions)]
-    if not limits or not options:
+    if not (limits or budgets.latency) or not options:
         return
     keep = state.keep
     for each in options:
         keep = least(state.channels, keep, each)
     reachable = costs(state.channels, keep)
     if meets(reachable, limits):
+        if latency is not None and not latency.confirmed(keep):
+            latency.refuse()
         return
     missed = []
     for name, limit in limits.items():

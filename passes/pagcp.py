@@ -15,12 +15,11 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from pagcp_ir.channels import Keep, Units
-from pagcp_ir.cost import costs
 from pagcp_ir.planning import make_plan
 from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.appraise import RacingAppraiser
-from passes.base import Context, PassKind, State, meets
+from passes.base import Context, PassKind, State
 from passes.certified import Judge, Scout, certified
 from passes.compensate import Compensator, compensator
 from passes.criteria import scores
@@ -31,6 +30,7 @@ from passes.oracle import Samples
 from passes.published import published
 from passes.racing import RacingRule, Sampled
 from passes.ratios import Cutter, Scores, Trim
+from passes.saving import Saving
 from passes.schedule import growth, least_growth, total_of
 from passes.sequential import ordered
 from passes.space import Evaluation, Outcome
@@ -67,7 +67,11 @@ class Pagcp:
         else:
             warn_memorised(base, state.program, ctx)
         outcome = search(space, self.options, space.scouts)
+        while space.met(outcome.keep) and not space.confirmed(outcome.keep):  # the marginal search goes on by itself
+            outcome = search(space, self.options, space.scouts)
         oracle.reuse(0)
+        if self.options.stop == "budget" and self.options.total == "auto" and not space.confirmed(outcome.keep):
+            ctx.timing(state).refuse()
         refuse_uncut(self.name, state.channels, outcome.keep, outcome.decisions)
         plan = make_plan(ctx.original or state.program, state.channels, outcome.keep)
         record = replace(
@@ -126,7 +130,8 @@ class NetworkSpace:
         self._cutter = Cutter(state.channels, options)
         self._by_name = {group.name: group for group in self._cutter.groups}
         self._here, self._finish = state.here, compensator(options, state, ctx)
-        self._limits = ctx.budgets.limits(costs(state.channels))
+        latency, by_time = ctx.timing(state), options.order == "latency"
+        self._saving = Saving(state.channels, self.start, ctx.budgets, latency, by_time)
         self._scores: dict[tuple[bytes, str], Scores | None] = {}
         self._last: tuple[bytes, Program] | None = None
         self._warned: set[tuple[str, bytes]] = set()
@@ -157,35 +162,25 @@ class NetworkSpace:
         return self._cutter.cut(keep, self._by_name[group], self._scored(keep, group), ratio)
 
     def cost(self, keep: Keep) -> float:
-        """MACs of one sample."""
-        return costs(self._state.channels, keep).macs
+        """MACs of one sample, or milliseconds where the order is by latency."""
+        return self._saving.cost(keep)
 
     def saved(self, before: Keep, after: Keep) -> float:
-        """Of every budget that is not met at `before`; of all where none is, or of MACs where there is none."""
-        old, new = costs(self._state.channels, before), costs(self._state.channels, after)
-        unmet = [name for name in self._worth if getattr(old, name) > self._limits.get(name, math.inf)]
-        fewer = {name: getattr(old, name) - getattr(new, name) for name in unmet or self._worth}
-        return math.fsum(self._worth[name] * number for name, number in fewer.items())
+        """Of every budget that is not met at `before` (saving.py)."""
+        return self._saving.saved(before, after)
 
-    @cached_property
-    def _worth(self) -> Mapping[str, float]:
-        """By what is to be saved: MACs that one of it counts as, so that all that one budget asks for is `to_save`."""
-        before = costs(self._state.channels, self.start)
-        shares = {name: 1 - limit / getattr(before, name) for name, limit in self._limits.items()}
-        asked = {name: share for name, share in shares.items() if share > 0} or {"macs": 1.0}
-        most = max(asked.values())
-        return {name: most / share * (before.macs / getattr(before, name)) for name, share in asked.items()}
-
-    @cached_property
+    @property
     def to_save(self) -> float:
         """The share of the start's MACs that the tightest budget asks to save of what it limits."""
-        before = costs(self._state.channels, self.start)
-        shares = [1 - limit / getattr(before, name) for name, limit in self._limits.items()]
-        return max(shares, default=0.5) * before.macs
+        return self._saving.to_save
 
     def met(self, keep: Keep) -> bool:
-        """Whether there are budgets and they are met."""
-        return bool(self._limits) and meets(costs(self._state.channels, keep), self._limits)
+        """Whether there are budgets and they are met, the latency's by its estimate."""
+        return self._saving.met(keep)
+
+    def confirmed(self, keep: Keep) -> bool:
+        """Whether the latency's budget, if there is one, is met as measured."""
+        return self._saving.confirmed(keep)
 
     def losses(self, keep: Keep) -> Mapping[str, float]:
         """The oracle's answer, from the program as the pass got it."""

@@ -36,10 +36,10 @@ class Repeat:
 
     def run(self, state: State, ctx: Context) -> State:
         """All rounds."""
-        limits = ctx.budgets.limits(costs(state.channels))
+        limits, latency = ctx.budgets.limits(costs(state.channels)), ctx.timing(state)
         for _ in range(self.options.times or MOST):
             before, state = state.plan, run_passes(self.passes, state, ctx)
-            met = bool(limits) and meets(state.plan.after, limits)
-            if self.options.until == "budgets" and (met or state.plan == before):
+            met = bool(limits or latency.limited) and meets(state.plan.after, limits)
+            if self.options.until == "budgets" and ((met and latency.confirmed(state.keep)) or state.plan == before):
                 break
         return state

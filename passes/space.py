@@ -63,7 +63,7 @@ class Space(Protocol):
         """That ratio of the group's original width cut, by score on the network as it is under `keep`."""
 
     def cost(self, keep: Keep) -> float:
-        """What cutting is meant to save, under `keep`: MACs of one sample."""
+        """What cutting is meant to save, under `keep`: MACs of one sample, or milliseconds."""
 
     def saved(self, before: Keep, after: Keep) -> float:
         """What going from `before` to `after` saves of what the budgets still ask for at `before`, counted in MACs."""
@@ -74,6 +74,9 @@ class Space(Protocol):
 
     def met(self, keep: Keep) -> bool:
         """Whether there are budgets and `keep` meets them all."""
+
+    def confirmed(self, keep: Keep) -> bool:
+        """Whether what is measured bears out that `keep` meets them; if not, `met` answers otherwise from then on."""
 
     def losses(self, keep: Keep) -> Losses:
         """Each task's mean loss over the whole calibration set under `keep`."""

@@ -1,7 +1,8 @@
 """uniform: every group cut by the same ratio of its width, its lowest scores first. The baseline.
 
 Without a ratio: the smallest one that meets the budgets. Costs only fall as the ratio grows, and change only where
-some floor(ratio * width) does, so that bisection over these places finds it exactly.
+some floor(ratio * width) does, so that bisection over these places finds it exactly. The latency mostly falls: of it, a
+ratio is found that meets the budget as measured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pagcp_ir.cost import costs
 from pagcp_ir.planning import make_plan
 from passes.base import Context, PassKind, State, meets
 from passes.criteria import scores
+from passes.latency import Latency
 from passes.ratios import Cutter, Scores
 from specs.diagnostics import Diagnostic, PassError
 from specs.options import UniformOptions
@@ -41,11 +43,13 @@ class Uniform:
         cutter = Cutter(state.channels, self.options)
         by_group = scores(self.options.criterion, state.program, state.here, cutter.groups, ctx, self.options.combine)
         limits = ctx.budgets.limits(costs(state.channels))
-        ratio = self.options.ratio
+        ratio, latency = self.options.ratio, ctx.timing(state)
         if ratio is None:
-            if not limits:
+            if not (limits or latency.limited):
                 raise PassError.one("P409", "uniform has neither a ratio nor budgets to find one for")
-            ratio = smallest_ratio(cutter, state.keep, by_group, limits)
+            ratio = smallest_ratio(cutter, state.keep, by_group, limits, latency)
+            while not latency.confirmed(_cut_all(cutter, state.keep, by_group, ratio)[0]):
+                ratio = smallest_ratio(cutter, state.keep, by_group, limits, latency)
         keep, notes = _cut_all(cutter, state.keep, by_group, ratio)
         decisions = _decisions(state.channels, cutter, keep, ratio, notes, time.perf_counter() - began)
         refuse_uncut("uniform", state.channels, keep, decisions)
@@ -53,15 +57,23 @@ class Uniform:
         return replace(state, plan=plan, decisions=(*state.decisions, *decisions))
 
 
-def smallest_ratio(cutter: Cutter, keep: Keep, by_group: Allscores, limits: Mapping[str, int]) -> float:
-    """The smallest ratio under which every cost is within its limit. PassError P401 when there is none."""
+def smallest_ratio(
+    cutter: Cutter, keep: Keep, by_group: Allscores, limits: Mapping[str, int], latency: Latency | None = None
+) -> float:
+    """The smallest ratio under which every cost, and the latency's estimate, is within its limit.
+
+    PassError P401 when there is none, P413 where it is the latency's.
+    """
     places = sorted({k / g.units.size for g in cutter.groups for k in range(g.units.size + 1)})
 
     def within(ratio: float) -> bool:
-        return meets(costs(cutter.channels, _cut_all(cutter, keep, by_group, ratio)[0]), limits)
+        cut = _cut_all(cutter, keep, by_group, ratio)[0]
+        return meets(costs(cutter.channels, cut), limits) and (latency is None or latency.within(cut))
 
     at = bisect_left(places, True, key=within)
     if at == len(places):
+        if latency is not None:
+            latency.refuse()
         raise PassError.one("P401", "no ratio that uniform may use meets the budgets")
     return places[at]
 

@@ -151,13 +151,14 @@ class Walk:
         return math.inf if total == "auto" else (total - 1) / self.options.tolerance
 
     def done(self) -> bool:
-        """Whether the budgets are met."""
-        return self.options.stop == "budget" and self.space.met(self.keep)
+        """Whether the budgets are met, the latency's as measured."""
+        return self.options.stop == "budget" and self.space.met(self.keep) and self.space.confirmed(self.keep)
 
     def next_move(self, group: str, keep: Keep) -> Move | None:
         """The group's next step from `keep`, not priced; None when no ratio of the grid cuts more.
 
-        It is the first one along the grid that saves a stride or cuts WIDE of the group.
+        It is the first one along the grid that saves a stride, or that cuts WIDE of the group and saves anything: fewer
+        channels do not always save time.
         """
         move = None
         for ratio in self.options.grid:
@@ -165,7 +166,7 @@ class Walk:
             if bool((after == keep).all()):
                 continue
             move = Move(group, ratio, keep, after, self.space.saved(keep, after))
-            if group in self.careful or move.saved >= self.stride or self._wide(move):
+            if move.saved > 0 and (group in self.careful or move.saved >= self.stride or self._wide(move)):
                 break
         return None if move is None else self.sized(move)
 

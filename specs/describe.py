@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specs.exporting import ExportItem, format_of, onnx_options
+from specs.latency import LatencyBudget
 from specs.options import (
     FinetuneOptions,
     PagcpOptions,
@@ -36,6 +37,8 @@ def describe(spec: Spec, before: Costs | None = None) -> list[str]:
         budget = getattr(spec.budgets, name)
         if budget is not None:
             lines.append(_budget(budget, word, None if before is None else getattr(before, name)))
+    if spec.budgets.latency is not None:
+        lines.append(_latency(spec.budgets.latency))
     lines += [f"pass {number}, {step.name}: {_pass(step)}" for number, step in enumerate(spec.passes, 1)]
     if spec.on_miss == "back_off":
         lines.append("on a miss on validation: gives cuts back and runs the passes that train again, until all hold")
@@ -99,6 +102,13 @@ def _budget(budget: Quantity, word: str, before: int | None) -> str:
     return f"keeps at most {amount} of {_short(before)}, that is cuts at least {cut:.3g}%"
 
 
+def _latency(budget: LatencyBudget) -> str:
+    share = budget.at_most.kind == "percent"
+    most = f"{budget.at_most} of the original's time" if share else str(budget.at_most)
+    threads = f"{budget.threads} thread{'' if budget.threads == 1 else 's'}"
+    return f"a run takes at most {most}, as {budget.name} says at batch {budget.batch} with {threads}"
+
+
 def _short(number: int) -> str:
     for unit, size in ((" G", 10**9), (" M", 10**6), (" k", 10**3)):
         if number >= size:
@@ -156,7 +166,8 @@ def _search(options: PagcpOptions) -> str:
     until = "until the budgets are met" if options.stop == "budget" else "as far as the tasks tolerate"
     if options.search == "marginal":
         bound = "" if options.total == "auto" else f"; no task's loss above {options.total:g} times what it was"
-        return f"cuts next what costs the worst task least per MAC, {until}{bound}"
+        per = "MAC" if options.order == "macs" else "millisecond"
+        return f"cuts next what costs the worst task least per {per}, {until}{bound}"
     first = f"the first may raise a task's loss by {options.tolerance * 100:g}%"
     total = "as far as the budgets need" if options.total == "auto" else f"to {options.total:g} times the loss"
     return f"cuts group by group {until}; {first}, all together {total}"

@@ -44,8 +44,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "undo the change, or start over with --force and without --resume"),
     "S121": ("a plan holds no graph, and the graphs of torch and of ONNX have other nodes",
              "compare two of spec, folder and .pt2, or two of folder and .onnx"),
-    "S122": ("an ONNX file with free sizes beside the batch, a folder without exports, or two files of which one runs in "
-             "torch alone and the other in onnxruntime alone", "the hint says which --input or --batch to give"),
+    "S122": ("an ONNX file with free sizes beside the batch, a folder without exports, or two files of which one runs "
+             "in torch alone and the other in onnxruntime alone", "the hint says which --input or --batch to give"),
     "S123": ("a line in the middle is not what pagcp wrote: it was edited, or the disk lost a part; a last line that a "
              "kill cut off is no such line", "undo the change, cut the file before that line, or start over"),
     # the artifacts
@@ -125,11 +125,12 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "P411": ("the network was recovered too little, or the validation split is too small for the confidence",
              "allow a larger drop, train longer, or measure on more samples"),
     "P412": ("the trainer built a model of its own, or changed layers", "train the model that it is given"),
-    "P413": ("fewer channels save less time than MACs, or what may be cut is only a part of what takes time; the message "
-             "tells the best that was reached",
-             "ask for less, set round_to: 8, protect less, or see with `pagcp bench` which layers take the time"),
-    "P414": ("the command failed, or its last line of output ends with no number; the table lacks a layer, a column or a "
-             "point of its grid", "run the command by hand on a model.onnx; give each layer rows for all pairs of widths"),
+    "P413": ("fewer channels save less time than MACs, or what may be cut is only a part of what takes time; the "
+             "message tells the best that was reached",
+             "ask for less, protect less, or see with `pagcp bench` which layers take the time"),
+    "P414": ("the command failed, or its last line of output ends with no number; the table lacks a layer, a column or "
+             "a point of its grid",
+             "run the command by hand on a model.onnx; give each layer rows for all pairs of widths"),
     # data, losses and metrics
     "D701": ("a misspelled module, a module that raises when imported, or a file of the name of an installed package",
              "modules are looked up among those installed, then beside the spec; rename a file that is hidden"),

@@ -39,6 +39,7 @@ _PATTERNS = {
     r"\.(safetensors|pt)$": ("S112", "a .safetensors or .pt file"),
     r"\.pt2$": ("S112", "a .pt2 file"),
     r"\.csv$": ("S112", "a .csv file"),
+    r"\{onnx\}": ("S118", "a command that holds {onnx}, the file to measure"),
 }
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 _AT_KEY = ("S103", "S110")

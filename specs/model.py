@@ -21,7 +21,6 @@ from specs.node import KeyPath
 
 __all__ = [
     "DEVICE",
-    "LATER",
     "NAME_OR_REFERENCE",
     "NOT_YET",
     "REFERENCE",
@@ -132,12 +131,3 @@ def later(*names: str, use: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-def _unset(value: Any) -> None:
-    if value is not None:
-        raise Problem("S108", NOT_YET, "leave it out").error
-
-
-LATER = BeforeValidator(_unset)
-"""A field that must stay unset in this version."""

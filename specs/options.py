@@ -208,8 +208,9 @@ class PagcpOptions(SelectorOptions):
     ] = Field(
         default=GRID, description="ratios to try, ascending, over a group's original width; or {start, stop, steps}"
     )
-    order: Annotated[Literal["macs"], later("latency", use="macs")] = Field(
-        default="macs", description="what a group must save to be cut first"
+    order: Literal["macs", "latency"] = Field(
+        default="macs",
+        description="what a step must save to be cheap: macs, or what the budgets ask for; latency: milliseconds",
     )
     probe: float = Field(
         default=0.3, gt=0, lt=1, description="ratio at which a group's savings are measured for the order"
@@ -242,8 +243,11 @@ class PagcpOptions(SelectorOptions):
         lt=1,
         description="evaluations stop once this sure, 0.999; what is accepted is measured again on all samples",
     )
+    channels_last: bool = Field(
+        default=False, description="networks are measured with channels innermost in memory, which convolutions may like"
+    )
     cache_mb: int = Field(
-        default=256,
+        default=1024,
         ge=0,
         le=1_000_000,
         description="MiB of memory for activations before the layers that a candidate changes; 0 keeps none",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["Kind", "Quantity", "json_schema"]
+__all__ = ["NOT_ABOVE_ALL", "Kind", "Quantity", "json_schema"]
 
 Kind = Literal["percent", "points", "absolute", "bytes", "seconds"]
 
@@ -61,6 +61,10 @@ _MEANT = {
     "msec": ("ms",),
 }
 _TEXT = re.compile(r"([+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)\s*(%|[A-Za-z]*)")
+NOT_ABOVE_ALL = {
+    "not": {"type": "string", "pattern": r"^\s*\+?0*([2-9][0-9]{2}|1[0-9][1-9]|1[1-9]0|[0-9]{4,})(\.[0-9]*)?\s*%\s*$"}
+}
+"""As JSON schema: no share above 100%."""
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 

@@ -30,6 +30,9 @@ def schema() -> dict[str, Any]:
     parts["InputSpec"] = {"anyOf": [parts["InputSpec"]["properties"]["shape"], parts["InputSpec"]]}
     options = parts["PagcpOptions"]["properties"]
     options["grid"] = _or_spaced(options["grid"])
+    budgets = parts["Budgets"]["properties"]["latency"]
+    short = {k: v for k, v in parts["LatencyBudget"]["properties"]["at_most"].items() if k != "description"}
+    budgets["anyOf"] = [short, *budgets["anyOf"]]
     parts["Env"] = {"type": "string", "pattern": r"\$\{env:[^{}]+\}", "description": "from the environment"}
     top = parts.pop("Spec")
     version = top["properties"].pop("version")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from specs.latency import Latency
 from specs.library_names import unknown_loss, unknown_metric
-from specs.model import LATER, NAME_OR_REFERENCE, List, Model, Problem, Reference
+from specs.model import NAME_OR_REFERENCE, List, Model, Problem, Reference
 from specs.node import kind, shown
-from specs.quantity import Kind, Quantity, json_schema
+from specs.quantity import NOT_ABOVE_ALL, Kind, Quantity, json_schema
 
 if TYPE_CHECKING:
     from specs.plan import Costs
@@ -277,11 +278,10 @@ def _size(value: Quantity) -> Quantity:
     return _budget(value, ("percent", "bytes"), "40% or 20MB")
 
 
-_ABOVE_ALL = {
-    "not": {"type": "string", "pattern": r"^\s*\+?0*([2-9][0-9]{2}|1[0-9][1-9]|1[1-9]0|[0-9]{4,})(\.[0-9]*)?\s*%\s*$"}
-}
-Count = Annotated[Quantity, AfterValidator(_count), WithJsonSchema(json_schema(("percent", "absolute")) | _ABOVE_ALL)]
-Size = Annotated[Quantity, AfterValidator(_size), WithJsonSchema(json_schema(("percent", "bytes")) | _ABOVE_ALL)]
+Count = Annotated[
+    Quantity, AfterValidator(_count), WithJsonSchema(json_schema(("percent", "absolute")) | NOT_ABOVE_ALL)
+]
+Size = Annotated[Quantity, AfterValidator(_size), WithJsonSchema(json_schema(("percent", "bytes")) | NOT_ABOVE_ALL)]
 
 
 class Budgets(Model):
@@ -290,10 +290,10 @@ class Budgets(Model):
     macs: Count | None = Field(default=None, description="MACs of one sample: 40%, 1.2G")
     params: Count | None = Field(default=None, description="parameters: 40%, 5M")
     bytes: Size | None = Field(default=None, description="parameters and buffers: 40%, 20MB")
-    latency: Annotated[None, LATER] = Field(default=None, description="not available in this version")
+    latency: Latency = Field(default=None, description="of a run, measured: 60%, 8ms, {at_most, backend, ...}")
 
     def limits(self, before: Costs) -> dict[str, int]:
-        """Upper bounds for a network that costs `before`; only those that the spec gives."""
+        """Upper bounds for a network that costs `before`; only those that the spec gives, but for the latency."""
         return {
             name: budget.limit(getattr(before, name))
             for name in ("macs", "params", "bytes")

@@ -12,7 +12,7 @@ from specs.diagnostics import Diagnostic, SpecError, nearest
 from specs.exporting import FORMATS, Export
 from specs.messages import findings, in_order, key_path
 from specs.model import DEVICE, List, Model, Problem, Reference
-from specs.node import KeyPath, Node, shown
+from specs.node import KeyPath, Node, dotted, shown
 from specs.options import OPTIONS, PassSpec, pass_of
 from specs.sections import (
     Budgets,
@@ -37,6 +37,13 @@ __all__ = [
     "TaskSpec",
     "load_spec",
 ]
+
+_FILES: dict[KeyPath, tuple[str, ...]] = {
+    ("model", "weights"): (".safetensors", ".pt"),
+    ("model", "program"): (".pt2",),
+    ("budgets", "latency", "backend", "table"): (".csv",),
+}
+"""Where a spec names files, and what their names end in."""
 
 
 def _pass_options(given: Mapping[str, Any], at: KeyPath = ()) -> Iterable[tuple[KeyPath, str, Mapping[str, Any]]]:
@@ -203,12 +210,12 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
 
 
 def _missing_files(root: Node, folder: Path) -> Iterable[Diagnostic]:
-    for key, suffixes in (("weights", (".safetensors", ".pt")), ("program", (".pt2",))):
-        node = root.get(("model", key))
+    for keys, suffixes in _FILES.items():
+        node = root.get(keys)
         name = node.content if node is not None else None
         if node is None or not isinstance(name, str) or not name.endswith(suffixes) or (folder / name).is_file():
             continue
         beside = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes) if folder.is_dir() else []
         close = nearest(name, beside)
-        message = f"model.{key}: there is no file {name} (looked up from the folder of the spec)"
+        message = f"{dotted(keys)}: there is no file {name} (looked up from the folder of the spec)"
         yield node.place.diagnostic("S112", message, close)

@@ -331,9 +331,28 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         "face.yaml:3:43  error[S108]: passes[0].uniform.criterion: trace_ratio is not available in this version\n"
         "  hint: use l1",
     ),
-    "latency": (
-        GOOD + "budgets: {latency: 8ms}\n",
-        "face.yaml:4:11  error[S108]: budgets.latency is not available in this version\n  hint: leave it out",
+    "latency without a unit": (
+        GOOD + "budgets: {latency: 8}\n",
+        "face.yaml:4:11  error[S109]: budgets.latency.at_most must be a share or a time such as 60% or 8ms, got 8\n"
+        "  hint: write the unit: 8ms",
+    ),
+    "latency above all": (
+        GOOD + "budgets: {latency: {at_most: 160%}}\n",
+        "face.yaml:4:30  error[S104]: budgets.latency.at_most must be above 0 and at most 100%, got 160%",
+    ),
+    "a backend that is none": (
+        GOOD + "budgets: {latency: {at_most: 60%, backend: tensorrt}}\n",
+        "face.yaml:4:44  error[S107]: budgets.latency.backend must be a backend, got 'tensorrt'\n"
+        "  hint: onnxruntime, torch, {command: ./bench.sh {onnx}} or {table: file.csv}",
+    ),
+    "a command that is not told the file": (
+        GOOD + "budgets: {latency: {at_most: 60%, backend: {command: ./bench.sh}}}\n",
+        "face.yaml:4:54  error[S118]: budgets.latency.backend.command must be a command that holds {onnx}, the file to "
+        "measure, got './bench.sh'",
+    ),
+    "a table that is none": (
+        GOOD + "budgets: {latency: {at_most: 60%, backend: {table: times.txt}}}\n",
+        "face.yaml:4:52  error[S112]: budgets.latency.backend.table must be a .csv file, got 'times.txt'",
     ),
     "confidence": (
         GOOD + "tasks: [{name: a, metric: EER, guarantee: {max_drop: 1pp, confidence: 0.5}}]\n",
