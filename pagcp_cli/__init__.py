@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pagcp_cli.applying import apply_spec
+    from pagcp_cli.benching import bench
     from pagcp_cli.driver import compile_spec, plan_spec
     from pagcp_cli.result import CompileResult
     from pagcp_cli.summaries import diff
@@ -30,6 +31,7 @@ __all__ = [
     "Spec",
     "apply_plan",
     "apply_spec",
+    "bench",
     "compile_spec",
     "diff",
     "load_spec",
@@ -47,6 +49,7 @@ _HOME = {
     "Spec": "specs.spec",
     "apply_plan": "pagcp_ir.apply_plan",
     "apply_spec": "pagcp_cli.applying",
+    "bench": "pagcp_cli.benching",
     "compile_spec": "pagcp_cli.driver",
     "diff": "pagcp_cli.summaries",
     "load_spec": "specs.spec",

@@ -18,8 +18,8 @@ from pagcp_ir.emit import About, exporter_of
 from pagcp_ir.program import Program
 from pagcp_ir.verify import Verification
 from specs.back_off import BackOff
-from specs.latency import LatencyFound
 from specs.exporting import ExportItem, format_of
+from specs.latency import LatencyFound
 from specs.plan import Decision, Plan, Verdict
 from specs.search import SearchRecord
 from specs.spec import Spec

@@ -35,8 +35,8 @@ from passes.resume import Checkpoints
 from passes.tasks import Task, build_tasks
 from specs.back_off import BackOff
 from specs.diagnostics import SpecError
-from specs.latency import LatencyFound
 from specs.exporting import ExportItem
+from specs.latency import LatencyFound
 from specs.plan import Plan, Verdict
 from specs.spec import Spec
 

@@ -20,6 +20,7 @@ from pagcp_ir.trace import trace
 from passes.base import Context, State, run_passes
 from specs.options import SelectorOptions
 from specs.spec import Budgets, Spec
+from tests.cli.nets import conv_net
 from tests.running import ROOT, pagcp
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,6 +66,17 @@ def test_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = run_snippet("recovery.md")["model"]
     assert model.digit.hidden.out_features == 30
     assert model(torch.randn(3, 1, 8, 8))["digit"].shape == (3, 10)
+
+
+def test_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    conv_net(tmp_path / "a.onnx", (3, 32, 32))
+    conv_net(tmp_path / "b.onnx", (3, 8, 8))
+    found = run_snippet("latency.md")
+    assert found["first"].batch == 1
+    assert [row.batch for row in found["found"].rows] == [1, 1, 4, 4]
+    budgets = [yaml.safe_load(text)["budgets"] for text in blocks(ROOT / "docs" / "latency.md", "yaml")]
+    assert [Budgets.model_validate(budget).latency.batch for budget in budgets] == [1, 16]
 
 
 def test_readme_spec_is_valid() -> None:
