@@ -131,7 +131,7 @@ def _wish(chain: _Chain) -> tuple[str, ...]:
     if not chain.modules:
         return chain.wish
     telling = [name for name in _common([p.split(".") for p in chain.modules]) if not _DULL.fullmatch(name)]
-    return (re.sub(r"\W", "_", telling[-1]),) if telling else GENERIC
+    return (re.sub(r"\W", "_", telling[-1]), *GENERIC) if telling else GENERIC
 
 
 def _common(scopes: list[list[str]]) -> list[str]:
@@ -142,7 +142,9 @@ def _common(scopes: list[list[str]]) -> list[str]:
 def _base(node: fx.Node) -> tuple[str, ...]:
     """`add_3` as `add`: the name that torch.fx derived from the op, where it is short."""
     name = re.sub(r"_\d+$", "", node.name) or node.name
-    return GENERIC if len(name) > MAX_NAME or name == "getitem" else (_OPERATIONS.get(name, name),)
+    if len(name) > MAX_NAME or name == "getitem":
+        return ("size",) if is_size(node) else GENERIC
+    return (_OPERATIONS.get(name, name),)
 
 
 def _free(wish: tuple[str, ...], busy: set[str]) -> str:
