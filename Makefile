@@ -10,6 +10,7 @@ YOLOV5_STAMP = $(YOLOV5_VENV)/.pagcp-yolov5-installed
 PACKAGES = specs pagcp_ir passes pagcp_cli
 DEMO_OUT ?= out/digits
 GRAPHS ?= 2000
+INPUTS ?= 2000
 SEED   ?= 0
 KILLS  ?= 20
 
@@ -19,8 +20,8 @@ KILLS  ?= 20
 help:
 	@echo "make demo    compile the digits example into $(DEMO_OUT)"
 	@echo "make test    run the tests"
-	@echo "make fuzz    cut random graphs over all ops (GRAPHS=2000 SEED=0)"
-	@echo "make faults  kill compiles at random moments, go on with them, compare (KILLS=20 SEED=0)"
+	@echo "make fuzz    cut random graphs over all ops; read damaged files (GRAPHS=2000 INPUTS=2000 SEED=0)"
+	@echo "make faults  full disks, Ctrl-C, lost processes; kill compiles, go on, compare (KILLS=20 SEED=0)"
 	@echo "make lint    ruff, mypy --strict, import contracts"
 	@echo "make bench   regenerate every figure that README and docs show"
 	@echo "make zoo     cut some 250 public networks, prove it, and compare with torch-pruning: docs/coverage.md"
@@ -46,6 +47,7 @@ test: $(STAMP)
 # Two worker processes; what fails is shrunk and printed as a recipe for `python -m tests.fuzz --replay`.
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --seed $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_readers --inputs $(INPUTS) --seed $(SEED)
 
 # One compile at a time, each of one thread: a kill lies where it was drawn.
 faults: $(STAMP)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from passes.data import Split, Splits
+from passes.data import Split, SplitName, Splits
 from passes.seeding import borrowed_rng
 
 __all__ = ["data_identity", "digest", "said"]
 
-SEEN = ("train", "validation")
+SEEN: tuple[SplitName, ...] = ("train", "validation")
 """Splits that a run's answers depend on, besides calibration, of which all is looked at."""
 
 

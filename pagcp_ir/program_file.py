@@ -36,6 +36,8 @@ _TRAINS = {
     "aten.dropout.default": "train",
     "aten.feature_dropout.default": "train",
 }
+# what zipfile and the look at what it holds raise of files that were made to harm
+_BROKEN = (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
 _SAVE = "write it with torch.export.save(torch.export.export(model.eval(), inputs), path)"
 _DYNAMIC = "export it with dynamic_shapes={{{name!r}: {{0: torch.export.Dim.DYNAMIC}}}}"
 
@@ -81,8 +83,8 @@ def _read(path: Path, where: str) -> ExportedProgram:
             found = _wrong(archive, path)
     except FileNotFoundError as error:
         raise TraceError.one("T209", f"there is no file {path.name}", where) from error
-    except (OSError, zipfile.BadZipFile) as error:
-        found = f"{path.name} is not a torch.export program: {error}", _SAVE
+    except _BROKEN as error:
+        found = f"{path.name} is not a torch.export program: {reason_of(error)}", _SAVE
     if found is not None:
         raise TraceError.one("T209", found[0], where, found[1])
     try:
@@ -91,6 +93,16 @@ def _read(path: Path, where: str) -> ExportedProgram:
     except Exception as error:  # zip, schema and version errors of any type
         hint = f"a .pt2 file belongs to the torch version that wrote it; this is {torch.__version__}"
         raise TraceError.one("T209", f"{path.name} cannot be read: {reason_of(error)}", where, hint) from error
+
+
+def holds_pickles(path: Path) -> str:
+    """Why the file may not be given to torch.export.load, which would unpickle what is in it; "" where it may."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = _is_pickled(archive, {n.partition("/")[2]: n for n in archive.namelist()})
+    except _BROKEN as error:
+        return str(error).strip() or type(error).__name__
+    return "it holds pickled objects" if pickled else ""
 
 
 def _wrong(archive: zipfile.ZipFile, path: Path) -> tuple[str, str] | None:

@@ -14,18 +14,15 @@ __all__ = ["quiet", "reason_of"]
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporters' progress and deprecation notices; errors are exceptions and pass through."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     unread = io.StringIO()  # a failed export prints its whole graph
     with warnings.catch_warnings(), redirect_stdout(unread), redirect_stderr(unread):
         warnings.simplefilter("ignore")
         try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
+            logging.disable(logging.WARNING)  # of all loggers: torch sets the levels of its own anew as it is imported
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)
 
 
 def reason_of(error: Exception) -> str:

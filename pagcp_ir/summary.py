@@ -18,6 +18,8 @@ from torch.export import ExportedProgram
 
 from pagcp_ir.channels import ChannelGraph
 from pagcp_ir.cost import costs, layer_costs
+from pagcp_ir.program_file import holds_pickles
+from pagcp_ir.quiet import quiet
 from specs.diagnostics import EmitError
 from specs.diff import GraphSummary, LayerRow
 from specs.plan import Costs
@@ -53,7 +55,10 @@ def summary_of_channels(channels: ChannelGraph, title: str) -> GraphSummary:
 def summary_of_pt2(path: str | Path, title: str | None = None) -> GraphSummary:
     """The summary of a .pt2 file. Raises EmitError E609 when torch.export cannot load it."""
     try:
-        program = torch.export.load(path)
+        if told := holds_pickles(Path(path)):
+            raise ValueError(told)
+        with quiet():  # it logs a traceback of its own
+            program = torch.export.load(path)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EmitError.one(

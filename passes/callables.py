@@ -52,7 +52,7 @@ def resolve(name: str, folder: Path | None, where: str = "") -> Callable[..., An
 
 
 def call(function: Callable[..., Any], name: str, where: str = "", /, **arguments: Any) -> Any:
-    """`function(**arguments)`, whatever they are called; its exception, SystemExit too, as DataError D703 with its name."""
+    """`function(**arguments)`, whatever these are called. DataError D703 with its name for what it raises, or exits."""
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:

@@ -19,7 +19,7 @@ from pagcp_cli.storage import storage_failure
 from passes.oracle import RealOracle
 from specs.diagnostics import DataError, EmitError, PagcpError, SpecError, TraceError
 from tests.cli.projects import project, weights
-from tests.running import pagcp
+from tests.running import ROOT, pagcp
 
 NET = """
 import torch
@@ -289,3 +289,14 @@ def test_an_interrupt_in_the_users_code_ends_with_130(spec: Path) -> None:
     ran = pagcp("compile", spec, "-o", spec.parent / "out", "--set", "tasks.0.loss=net:interrupts", cwd=spec.parent)
     assert (ran.code, ran.out) == (130, "")
     assert ran.err.splitlines()[-1] == "interrupted; nothing was written"
+
+
+@pytest.mark.parametrize("graph", [(), ("--graph",)])
+def test_a_damaged_program_is_told_in_one_line(tmp_path: Path, graph: tuple[str, ...]) -> None:
+    """torch.export logs a traceback of its own, and would unpickle what a file holds."""
+    shutil.copy(ROOT / "tests" / "corpus" / "pt2" / "leaves_the_folder.pt2", tmp_path / "a.pt2")
+    ran = pagcp("diff", "a.pt2", "a.pt2", *graph, cwd=tmp_path)
+    assert (ran.code, ran.out) == (1, "")
+    assert "a.pt2" in ran.err
+    assert "error[T209]: " in ran.err if graph else "error[E609]: " in ran.err
+    assert "Traceback" not in ran.err

@@ -264,5 +264,5 @@ def test_a_call_that_cannot_be_meant(arguments, told):
 
 
 def test_what_is_no_module():
-    with pytest.raises(TraceError, match="apply_plan takes a torch.nn.Module, got a int"):
+    with pytest.raises(TraceError, match=r"apply_plan takes a torch\.nn\.Module, got a int"):
         apply_plan(3, None, [[1]])
