@@ -127,7 +127,8 @@ def _sources(path: Path, shapes: Shapes) -> Mapping[Backend, _Source]:
     onnx = path / "model.onnx" if path.is_dir() else path
     found: dict[Backend, _Source] = {}
     if onnx.suffix == ".onnx" and onnx.is_file():
-        found["onnxruntime"] = _Source(onnx, lambda batch: onnx_inputs(onnx, shapes, batch))
+        sizes = shapes or {given.name: given.shape for given in _locked(onnx.with_name("spec.lock.yaml"))}
+        found["onnxruntime"] = _Source(onnx, lambda batch: onnx_inputs(onnx, sizes, batch))
     names = [path / "model.py", path / "model.pt2"] if path.is_dir() else [path]
     for file in names:
         if file.is_file() and file.suffix in (".py", ".pt2") and "torch" not in found:
@@ -164,15 +165,26 @@ def _own_inputs(file: Path, shapes: Shapes) -> tuple[tuple[Given, ...], bool]:
 
         specs, free = inputs_of_program(file)
         return tuple(_given(n, spec.shape, str(spec.dtype), free) for n, spec in enumerate(specs)), free
-    lock = file.with_name("spec.lock.yaml")
-    if not lock.is_file():
-        beside = file.with_name("model.onnx")
-        return (onnx_inputs(beside, shapes, None), True) if beside.is_file() else ((), True)
-    from specs.spec import Spec
+    locked = _locked(file.with_name("spec.lock.yaml"))
+    beside = file.with_name("model.onnx")
+    if not locked and beside.is_file():
+        return onnx_inputs(beside, shapes, None), True
+    return locked, True
 
-    text = lock.read_text(encoding="utf-8")
-    model = Spec.model_validate(yaml.safe_load(text)["spec"]).model
-    return tuple(_given(n, i.shape, i.dtype, True) for n, i in enumerate(model.inputs)), True
+
+def _locked(lock: Path) -> tuple[Given, ...]:
+    """The inputs that a result's lock names, by their place; none where it does not say."""
+    if not lock.is_file():
+        return ()
+    from specs.spec import ModelSpec
+
+    try:
+        told = ModelSpec.model_validate(
+            {"factory": "a:b", "inputs": yaml.safe_load(lock.read_bytes())["spec"]["model"]["inputs"]}
+        )
+    except (ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ()
+    return tuple(_given(n, each.shape, each.dtype, True) for n, each in enumerate(told.inputs))
 
 
 def _given(place: int, shape: Sequence[int], kind: str, free: bool) -> Given:

@@ -119,6 +119,16 @@ def test_shapes_that_do_not_fit(shape: str, told: str, tmp_path: Path) -> None:
     assert [(d.code, d.message) for d in error.value.diagnostics] == [("S122", told)]
 
 
+def test_the_lock_of_a_result_says_its_sizes(tmp_path: Path) -> None:
+    conv_net(tmp_path / "model.onnx", (3, 4), "side")
+    (tmp_path / "spec.lock.yaml").write_text("spec: {model: {factory: a:b, inputs: [[1, 3, 8, 8]]}}")
+    found = bench([tmp_path], rounds=2)
+    assert found.layers[0].macs == (3 * 4 * 9 * 64,)
+    (tmp_path / "spec.lock.yaml").write_text("spec: none")
+    with pytest.raises(SpecError, match="free sizes"):
+        bench([tmp_path], rounds=2)
+
+
 def test_a_batch_that_is_fixed(tmp_path: Path) -> None:
     path = conv_net(tmp_path / "two.onnx", (3, 4), batch=2)
     assert bench([path], rounds=2, layers=False).rows[0].batch == 2

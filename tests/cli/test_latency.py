@@ -13,6 +13,7 @@ from pagcp_cli import compile_spec, load_spec, verify_folder
 from pagcp_cli.network import open_network
 from pagcp_cli.render import compile_report
 from pagcp_cli.result import CompileResult
+from specs.describe import describe
 from specs.diagnostics import PassError, SpecError
 from tests.cli.projects import SPEC, project, weights
 from tests.running import EXAMPLES
@@ -74,20 +75,24 @@ def test_what_misses_is_measured_again_deeper(tmp_path: Path) -> None:
 
 
 def test_a_budget_out_of_reach_is_refused_with_the_best(tmp_path: Path) -> None:
-    path = made(tmp_path, f"{{at_most: 10%, {COMMAND}}}")
+    path = made(tmp_path, "{at_most: 1%, backend: {table: times.csv}}")
+    table(tmp_path)
     with pytest.raises(PassError) as error:
         compiled(path)
     (told,) = error.value.diagnostics
     assert told.code == "P413"
-    assert told.message.startswith(
-        "the latency budget is out of reach: at most 10%, best reached 0.7 ms, 28.0% (28.0% to 28.0%) of 2.5 ms"
-    )
+    least = "best reached 0.05 ms, 1.6% (1.6% to 1.6%) of 3.2 ms, as times.csv says"
+    assert told.message == f"the latency budget is out of reach: at most 1%, {least}"
     assert not (tmp_path / "out").exists()
 
 
 def test_a_cut_that_does_not_look_for_the_budget_misses_it(tmp_path: Path) -> None:
-    result = compiled(made(tmp_path, f"{{at_most: 50%, {COMMAND}}}", "uniform: {ratio: 0.1}"))
-    assert result.missed == ("budget latency: 2.5 ms of 2.5 ms, 100.0% (100.0% to 100.0%), at most 50%",)
+    path = made(tmp_path, "{at_most: 50%, backend: {table: times.csv}}", "uniform: {ratio: 0.1}")
+    table(tmp_path)
+    result = compiled(path)
+    took = (15 + 15 * 15 + 3 * 15) / 100
+    share = f"{took / 3.2:.1%}"
+    assert result.missed == (f"budget latency: {took:.4g} ms of 3.2 ms, {share} ({share} to {share}), at most 50%",)
     assert result.exit_code == 4
     assert verify_folder(tmp_path / "out")["evidence"].endswith("1 promises missed")
 
@@ -108,6 +113,8 @@ def test_a_table_gives_the_times_of_layers(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"there is no file times\.csv"):
         load_spec(path)
     table(tmp_path)
+    words = describe(load_spec(path))
+    assert "a run takes at most 30% of the original's time, as times.csv says at batch 1 with 1 thread" in words
     result = compiled(path)
     found = result.latency
     assert found is not None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from passes.end_to_end import TURNS, timed
+from passes.journal import Journal
 from passes.latency import Latency
 from passes.layer_times import widths
 from passes.marginal import marginal
@@ -24,15 +25,14 @@ class Known(Latency):
 
     rest = 0.0
 
-    def __init__(self, case, at_most, rest=0.0):
+    def __init__(self, case, at_most, rest=0.0, journal=None):
         budget = None if at_most is None else LatencyBudget.model_validate({"at_most": at_most})
-        super().__init__(budget, case.state.program, case.state.channels)
-        self.rest, self.measurements = rest, 0
+        super().__init__(budget, case.state.program, case.state.channels, journal)
+        self.rest, self.measurements, self.asked = rest, 0, 0
 
-    def _remembered(self, what, asked, find):
-        if what == "layers":
-            return {f"{n} {inputs} {outputs}": inputs * outputs / 1000 for n, inputs, outputs in eval(asked)}
-        return find()
+    def _by_layer(self, asked):
+        self.asked += len(asked)
+        return {f"{n} {inputs} {outputs}": inputs * outputs / 1000 for n, inputs, outputs in asked}
 
     def _end_to_end(self, keep):
         self.measurements += 1
@@ -101,6 +101,20 @@ def test_a_step_saves_milliseconds(case):
         ratio * (found.estimate(channels.all) - found.estimate(some))
     )
     assert not np.array_equal(some, more)
+
+
+def test_a_run_that_goes_on_reads_back_what_was_measured(case, tmp_path):
+    def decided(journal):
+        found = Known(case, "80%", 1.0, journal)
+        return [found.measured(cut(case, share)) for share in (0.75, 0.5)], found.limit, found
+
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        first, limit, measured = decided(journal)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        again, same, recalled = decided(journal)
+    assert (first, limit) == (again, same)
+    assert measured.measurements == 2 < measured.asked
+    assert (recalled.measurements, recalled.asked) == (0, 0)
 
 
 @pytest.mark.parametrize("rest", [0.0, 5.0])
