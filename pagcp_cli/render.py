@@ -55,9 +55,9 @@ def compile_report(result: CompileResult) -> str:
     parts += [*_costs(result.plan.before, result.plan.after, result.limits, result.latency), "", pairs(facts)]
     if result.missed:
         parts += ["", *(Text(f"MISSED: {line}", style="bold red") for line in result.missed)]
-    if result.back_off is not None and result.back_off.given:
     if told := advice(result):
         parts.append(Text(told))
+    if result.back_off is not None and result.back_off.given:
         parts.append(Text("hint: what was given back for the guarantees is why a budget is missed"))
     elif any(line.startswith("budget ") for line in result.missed):
         parts.append(Text("hint: to cut more, give pagcp a larger total or tolerance, uniform a larger ratio"))
