@@ -1,6 +1,8 @@
 """Kills: `pagcp compile` is killed at random moments and gone on with, until it ends as if it had never been killed.
 
-    python -m tests.faults --kills 20 --seed 0
+    python -m tests.faults --kills 20 --seed 0 --only disk
+
+Before them the named faults of fault_cases.py; `--only` runs those whose name holds that text, and no kills.
 
 Moments are drawn over the lines of the journal, so that they lie in the search and in the training rather than in the
 start of the process; the rest of each moment is random milliseconds. No handler runs, no buffer is flushed.
@@ -118,12 +120,39 @@ def differences(reference: Path, found: Path) -> list[str]:
 
 
 def main() -> int:
-    """Spread the kills over the runs; 1 when one of them did not end as its reference."""
+    """1 when a fault did not end as it must, or a run that was killed not as its reference."""
     parser = argparse.ArgumentParser(description="kill pagcp compile at random moments and go on with it")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", metavar="TEXT", help="of the named faults those that hold it, and no kills")
     asked = parser.parse_args()
-    draw, failed, kills = random.Random(asked.seed), 0, 0
+    failed = named(asked.only or "")
+    if asked.only is not None:
+        return 1 if failed else 0
+    return 1 if kills(asked.kills, asked.seed) + failed else 0
+
+
+def named(text: str) -> int:
+    """Run the named faults whose name holds the text; how many did not end as they must."""
+    from tests.fault_cases import CASES, reference
+
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="pagcp-faults-") as scratch:
+        folder = Path(scratch) / "project"
+        whole = reference(folder)
+        for name, case in CASES.items():
+            if text in name:
+                began = time.monotonic()
+                wrong = case(folder, whole)
+                failed += bool(wrong)
+                print(f"{name}: {'; '.join(wrong) or 'as it must'} ({time.monotonic() - began:.0f} s)", flush=True)
+    print(f"{failed} named faults that ended otherwise", flush=True)
+    return failed
+
+
+def kills(wanted: int, seed: int) -> int:
+    """Spread the kills over the runs; how many of these did not end as their reference."""
+    draw, failed, came_to = random.Random(seed), 0, 0
     folder = Path(tempfile.mkdtemp(prefix="pagcp-faults-"))
     try:
         references = {run: folder / run for run in RUNS}
@@ -131,23 +160,23 @@ def main() -> int:
             done = ended(run, reference)
             print(f"{run}: exit {done.returncode}, {len(records(reference))} records", flush=True)
         number = 0
-        while kills < asked.kills:
+        while came_to < wanted:
             run = list(RUNS)[number % len(RUNS)]
             number += 1
-            total, count = len(records(references[run])), min(4, asked.kills - kills)
+            total, count = len(records(references[run])), min(4, wanted - came_to)
             places = sorted(draw.randrange(1, total) for _ in range(count))
             delays = [draw.uniform(0, 0.3) for _ in range(count)]
             out = folder / f"{run}-{number}"
             came = killed(run, out, places, delays)
             done = ended(run, out, "--resume") if not out.exists() else None
             told = differences(references[run], out) if out.exists() else [done.stderr if done else "nothing"]
-            kills, failed = kills + came, failed + bool(told)
+            came_to, failed = came_to + came, failed + bool(told)
             print(f"{run}: killed {came} times at lines {places}: {', '.join(told) or 'the same'}", flush=True)
             shutil.rmtree(out, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{kills} kills, {failed} runs that ended otherwise", flush=True)
-    return 1 if failed else 0
+    print(f"{came_to} kills, {failed} runs that ended otherwise", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
