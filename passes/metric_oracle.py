@@ -49,6 +49,7 @@ class MetricOracle:
                 raise PassError.one("P409", f"measure: metric needs a metric of task {task.name!r}", hint=hint)
         self._oracle = oracle
         self._program: Program | None = None
+        self._order = oracle.order
         self._known: dict[tuple[bytes, Finish | None], Mapping[str, float]] = {}
 
     @property
@@ -65,8 +66,8 @@ class MetricOracle:
         self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None = None
     ) -> Mapping[str, float]:
         """Each task's metric, turned so that less is better. DataError D722 when a metric fails."""
-        if self._program is not program:
-            self._program, self._known = program, {}
+        if self._program is not program or self._order != self._oracle.order:
+            self._program, self._known, self._order = program, {}, self._oracle.order
         key = keep.tobytes(), finish
         if key not in self._known:
             self._known[key] = self._measured(program, channels, keep, finish)
@@ -76,7 +77,7 @@ class MetricOracle:
         self, program: Program, channels: ChannelGraph, keep: Keep, finish: Finish | None
     ) -> Mapping[str, float]:
         answers, began = self._oracle.answers, time.perf_counter()
-        name = answers.name(program, keep, finish, "metrics", 0, self.batches)
+        name = answers.name(program, keep, finish, ("metrics", self._oracle.order), 0, self.batches)
         known = broadcast_object("remembered metrics", lambda: answers.recall(name))
         if known is not None:
             found: Mapping[str, float] = {task: float(value) for task, value in known.fields["numbers"].items()}
@@ -122,9 +123,9 @@ class MetricOracle:
         """What the other oracle remembers."""
         return self._oracle.once(what, program, look)
 
-    def reuse(self, megabytes: int) -> None:
+    def reuse(self, megabytes: int, channels_last: bool | None = None) -> None:
         """See Oracle."""
-        self._oracle.reuse(megabytes)
+        self._oracle.reuse(megabytes, channels_last)
 
     def ahead(self, node: str | None) -> None:
         """See Oracle."""

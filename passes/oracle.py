@@ -27,6 +27,7 @@ from pagcp_ir.program import Program
 from pagcp_ir.rewrite import materialise
 from passes.answers import Answers
 from passes.batches import Batch
+from passes.layout import in_channels_last, refusing
 from passes.prefix import Prefixes
 from passes.processes import broadcast_object, gather_in_order, world
 from passes.questions import Finish, Look, Oracle, Samples, Usage
@@ -71,6 +72,7 @@ class RealOracle:
         self._usage = Usage()
         self._parts: tuple[int, ...] | None = None
         self._ahead: str | None = None
+        self._channels_last = False
         self._metrics: Oracle | None = None
         self.answers = answers or Answers()
 
@@ -89,6 +91,11 @@ class RealOracle:
         """Where the batches are."""
         inputs = self._batches[0].inputs
         return inputs[0].device if inputs else torch.device("cpu")
+
+    @property
+    def order(self) -> tuple[bool, bool]:
+        """What answers depend on besides their questions: the order of the samples, and that of channels in memory."""
+        return self._shuffled, self._channels_last
 
     def of_metrics(self, make: Callable[[], Oracle]) -> Oracle:
         """The oracle that measures metrics with the help of this one; the one that was made first."""
@@ -169,9 +176,12 @@ class RealOracle:
             self._parts = tuple(worth) if first and seen else ()
         return self._parts
 
-    def reuse(self, megabytes: int) -> None:
+    def reuse(self, megabytes: int, channels_last: bool | None = None) -> None:
         """See Oracle."""
         self._megabytes, self._prefixes, self._runs, self._ahead = megabytes, None, {}, None
+        if channels_last is not None and channels_last != self._channels_last:
+            self._channels_last = channels_last
+            self._forget()  # answers differ in their last bits
 
     def ahead(self, node: str | None) -> None:
         """See Oracle."""
@@ -194,7 +204,7 @@ class RealOracle:
         if answer.done >= batches:
             return answer
         first, last = answer.done, self._last(answer.done, batches)
-        name = self.answers.name(program, keep, finish, self._shuffled, first, last)
+        name = self.answers.name(program, keep, finish, self.order, first, last)
         known = broadcast_object("a remembered answer", lambda: self.answers.recall(name))
         if known is not None:
             answer.take(known)
@@ -244,7 +254,7 @@ class RealOracle:
                 while len(self._runs) >= HELD:
                     del self._runs[next(iter(self._runs))]
                 self._runs[key] = self._run(program, channels, cut if finish is None else finish(cut, keep))
-            return self._runs[key](number, batch)
+            return refusing(self._runs[key], number, batch) if self._channels_last else self._runs[key](number, batch)
 
         return run
 
@@ -256,13 +266,14 @@ class RealOracle:
     def _run(self, program: Program, channels: ChannelGraph, cut: Program) -> _Run:
         """How to run `cut`, which was made of `program`."""
         if not self._megabytes:
-            return lambda number, batch: cut.module(*batch.inputs)
+            module = in_channels_last(cut.module) if self._channels_last else cut.module
+            return lambda number, batch: module(*batch.inputs)
         if self._prefixes is None:
             rows = zip(channels.layers, layer_costs(channels, channels.all), strict=True)
             work = {layer.node: row.before.macs for layer, row in rows}
             self._prefixes = Prefixes(program, self._megabytes, self.size, work)
         self._prefixes.ahead = self._ahead
-        return self._prefixes.run(cut)
+        return self._prefixes.run(cut, in_channels_last(cut.module) if self._channels_last else cut.module)
 
     def _go_on(self, answer: Sums, run: _Run, last: int, what: str) -> None:
         began, first = time.perf_counter(), answer.done

@@ -56,7 +56,7 @@ class Pagcp:
         ctx, began = measuring(self.options, ctx), time.perf_counter()
         oracle = ctx.need_oracle(self.name)
         before = oracle.usage
-        oracle.reuse(self.options.cache_mb)
+        oracle.reuse(self.options.cache_mb, self.options.channels_last)
         space = NetworkSpace(state, ctx, self.options)
         _announce(space, self.options)
         if self.options.confidence is not None:

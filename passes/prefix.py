@@ -53,12 +53,12 @@ class Prefixes:
         self._refused: set[bytes] = set()
         self._slots: OrderedDict[bytes, dict[int, _Saved]] = OrderedDict()
 
-    def run(self, cut: Program) -> Run:
-        """How to run that network."""
+    def run(self, cut: Program, module: fx.GraphModule) -> Run:
+        """How to run that network. `module`: it, its tensors perhaps in another order in memory, the same for all."""
         chain = fingerprints(cut.module, self._digests)
         shared = next((i for i, key in enumerate(chain) if key not in self._met), len(chain)) - 1
         self._met.update(chain)
-        return Run(self, cut.module, chain, shared, self.ahead)
+        return Run(self, module, chain, shared, self.ahead)
 
     def find(self, key: bytes, batch: int) -> _Saved | None:
         """What was kept of that prefix and batch."""

@@ -97,8 +97,11 @@ class Oracle(Protocol):
     ) -> Mapping[str, float]:
         """`losses` of so many batches, one of `parts`; `losses` does not run them again."""
 
-    def reuse(self, megabytes: int) -> None:
-        """Use so much memory from here on for activations that are used again, and forget those that are held."""
+    def reuse(self, megabytes: int, channels_last: bool | None = None) -> None:
+        """Use so much memory from here on for activations that are used again, and forget those that are held.
+
+        `channels_last`: whether networks run with channels innermost from here on; None: as before.
+        """
 
     def ahead(self, node: str | None) -> None:
         """What follows the next answers is likely to change the network from that node on: it costs or saves time."""

@@ -58,6 +58,7 @@ def main() -> int:
         total=given.total or total,
         steps=given.steps or steps,
         cache_mb=given.cache_mb,
+        channels_last=given.channels_last,
         threads=int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1,
     )
     warm_up()
@@ -83,7 +84,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="calibration images")
     parser.add_argument("--steps", type=int, help="ratios of the grid")
     parser.add_argument("--total", type=float, help="the factor on a loss that all cuts together may reach")
-    parser.add_argument("--cache-mb", type=int, default=256, help="memory for activations that are used again")
+    parser.add_argument("--cache-mb", type=int, default=1024, help="memory for activations that are used again")
+    parser.add_argument("--channels-last", action="store_true", help="measure with channels innermost in memory")
     parser.add_argument("--growth", action="store_true", help="how costs grow with images, groups and width")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -48,11 +48,13 @@ class Setting:
     steps: int
     cache_mb: int
     threads: int
+    channels_last: bool = False
 
     def options(self, **more: Any) -> PagcpOptions:
         """The pass's options."""
         grid = [round(0.95 * step / self.steps, 4) for step in range(1, self.steps + 1)]
         given = {"tolerance": self.tolerance, "total": self.total, "grid": grid, "cache_mb": self.cache_mb}
+        given["channels_last"] = self.channels_last
         published = {"criterion": "l1", "compensate": "none"}
         return PagcpOptions.model_validate({**given, **published, "stop": "tolerance", **more})
 

@@ -10,11 +10,14 @@ from torch.nn import functional
 from pagcp_ir.analyse import analyse
 from pagcp_ir.program import TensorSpec
 from pagcp_ir.trace import trace
+from passes.answers import Answers
 from passes.base import run_passes
 from passes.data import Batch
+from passes.journal import Journal
 from passes.oracle import RealOracle
 from passes.pagcp import Pagcp
 from passes.tasks import Task
+from specs.diagnostics import PassError
 from specs.options import PagcpOptions
 
 
@@ -148,10 +151,10 @@ def questions(channels):
     return asked
 
 
-def answers(net, megabytes, loss=total, samples=False):
+def answers(net, megabytes, loss=total, samples=False, channels_last=False):
     program, channels, batches = make(net)
     oracle = RealOracle([Task("t", loss=loss)], batches)
-    oracle.reuse(megabytes)
+    oracle.reuse(megabytes, channels_last)
     found = []
     for keep in questions(channels):
         if samples:
@@ -169,6 +172,53 @@ def test_losses_are_the_same_bit_by_bit(net):
     assert found == answers(net, 0)[0]
     assert hits > 9  # of 39 batches
     assert len(set(found)) > 6
+
+
+@pytest.mark.parametrize("net", [Chain, WrittenLater, Shared, InPlaceModule, Early, Noise, LateNoise])
+def test_channels_may_come_last(net):
+    strides = []
+
+    def loss(output, target):
+        strides.append(next(iter(output.values())).stride(1) if isinstance(output, dict) else output.stride(1))
+        return total(output, target)
+
+    found, hits = answers(net, 64, loss, channels_last=True)
+    assert net is Early or set(strides) == {1}
+    assert found == answers(net, 0, channels_last=True)[0]
+    if net not in (Noise, LateNoise):  # random numbers are drawn in the order of memory
+        assert found == pytest.approx(answers(net, 0)[0], rel=1e-4)
+    assert hits > 9
+
+
+def test_a_network_that_needs_channels_first_is_refused():
+    class Viewed(Chain):
+        def forward(self, x):
+            return torch.relu(self.b(self.a(x))).view(x.shape[0], -1)
+
+    program, channels, batches = make(Viewed)
+    oracle = RealOracle([Task("t", loss=lambda output, target: output.square().mean())], batches)
+    usual = oracle.losses(program, channels, channels.all)
+    oracle.reuse(0, True)
+    with pytest.raises(PassError, match=r"P410.*does not run with channels last: view size"):
+        oracle.losses(program, channels, channels.all)  # not the answer that is known
+    oracle.reuse(0)
+    with pytest.raises(PassError, match="P410"):
+        oracle.losses(program, channels, channels.all)
+    oracle.reuse(0, False)
+    assert oracle.losses(program, channels, channels.all) == usual
+
+
+def test_answers_in_another_order_have_another_name(tmp_path):
+    program, channels, batches = make(Chain)
+    found = []
+    for _ in range(2):
+        with Journal(tmp_path / "journal.jsonl", tmp_path / "rows") as journal:
+            oracle = RealOracle([Task("t", loss=total)], batches, Answers(journal))
+            for last in (False, True):
+                oracle.reuse(64, last)
+                found.append(oracle.losses(program, channels, channels.all)["t"])
+    assert found[:2] == found[2:]
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("net", [Chain, WrittenLater, Shared, InPlaceModule, Early, Parameters, Noise, LateNoise])
