@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import recovery
+from bench import formats, recovery
 from bench.oracle_speed.__main__ import RESULTS, SHOWN, _table
 from bench.pages import PAGE, shown
 from bench.quick_quality.summary import tables
@@ -16,10 +16,11 @@ MADE = {
 FILES = {**{name: file for file, name in SHOWN.items()}, "quick_quality": "quick_quality"}
 
 
-def test_the_page_on_recovery_shows_what_is_stored():
-    page = recovery.PAGE.read_text(encoding="utf-8")
-    found = json.loads(recovery.RESULT.read_text(encoding="utf-8"))
-    assert shown(page, "recovery", recovery.table(found)) == page
+@pytest.mark.parametrize(("name", "bench"), [("recovery", recovery), ("formats", formats)])
+def test_another_page_shows_what_is_stored(name, bench):
+    page = bench.PAGE.read_text(encoding="utf-8")
+    found = json.loads(bench.RESULT.read_text(encoding="utf-8"))
+    assert shown(page, name, bench.table(found)) == page
 
 
 @pytest.mark.parametrize("name", MADE)
