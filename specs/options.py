@@ -244,7 +244,7 @@ class PagcpOptions(SelectorOptions):
         description="evaluations stop once this sure, 0.999; what is accepted is measured again on all samples",
     )
     channels_last: bool = Field(
-        default=False, description="networks are measured with channels innermost in memory, which convolutions may like"
+        default=False, description="networks are measured channels innermost in memory, which convolutions may like"
     )
     cache_mb: int = Field(
         default=1024,
