@@ -174,7 +174,7 @@ def _context(
         _judgeable(tasks, data)
         if spec.on_miss == "back_off":
             data["validation"], data["calibration"]
-        require_fit(start.program, data)
+        require_fit(start.program, data, batches)
     resumed = run.begin(spec, start.program, batches, data)
     ctx = Context(
         budgets=spec.budgets,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,19 +22,32 @@ PROBE = 2
 """Samples of each split that are tried before anything is searched."""
 
 
-def require_fit(program: Program, data: Splits) -> None:
-    """DataError D707 where the network does not take the first samples of a split; before hours have passed."""
+def require_fit(program: Program, data: Splits, calibration: Sequence[Batch] = ()) -> None:
+    """DataError D707 where the network does not take the first samples of a split; before hours have passed.
+
+    Of the calibration batches, which are at hand, one of each size is tried.
+    """
     for split in data.given.values():
         for part in split.parts or (split,):
             if part.indexed:
                 _tried(program, replace(part, device=split.device))
+    seen = set()
+    for number, batch in enumerate(calibration):
+        size = tuple((tuple(value.shape[1:]), value.dtype) for value in batch.inputs)
+        if size not in seen:
+            seen.add(size)
+            few = replace(batch, inputs=tuple(value[:PROBE] for value in batch.inputs), size=min(PROBE, batch.size))
+            _run(program, few, f"calibration split, batch {number}")
 
 
 def _tried(program: Program, split: Split) -> None:
-    batch = split.first(PROBE)
-    place = f"{split.name} split, batch 0"
+    with borrowed_rng(split.seed):
+        _run(program, split.first(PROBE), f"{split.name} split, batch 0")
+
+
+def _run(program: Program, batch: Batch, place: str) -> None:
     try:
-        with borrowed_rng(split.seed), torch.inference_mode():
+        with borrowed_rng(0), torch.inference_mode():
             program.module(*batch.inputs)
     except Exception as error:
         if out_of_memory(error):

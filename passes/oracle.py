@@ -23,10 +23,11 @@ from torch import Tensor
 
 from pagcp_ir.channels import ChannelGraph, Keep
 from pagcp_ir.cost import layer_costs
-from pagcp_ir.program import Program
+from pagcp_ir.program import Program, TensorSpec
 from pagcp_ir.rewrite import materialise
 from passes.answers import Answers
 from passes.batches import Batch
+from passes.feeding import feeding
 from passes.layout import in_channels_last, refusing
 from passes.prefix import Prefixes
 from passes.processes import broadcast_object, gather_in_order, world
@@ -238,6 +239,11 @@ class RealOracle:
                 see(run(number, batch), batch)
         self._runs.pop((keep.tobytes(), finish), None)
 
+    @property
+    def _inputs(self) -> tuple[TensorSpec, ...]:
+        """What the network was traced on."""
+        return () if self._program is None else self._program.inputs
+
     def _turn_to(self, program: Program) -> None:
         """Forget what is known of another program."""
         if self._program is not program:
@@ -280,7 +286,7 @@ class RealOracle:
 
         def work(number: int) -> Found:
             batch = self._batches[number]
-            with torch.inference_mode():
+            with torch.inference_mode(), feeding(f"calibration batch {number}", batch, self._inputs):
                 reseed(number)  # the same draws whether or not the batches before were run just now, or here
                 return self._values(run(number, batch), batch)
 

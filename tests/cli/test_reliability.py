@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -111,14 +112,15 @@ def test_data_that_the_network_does_not_take(spec: Path) -> None:
     )
 
 
-def test_one_batch_of_another_size(spec: Path) -> None:
-    """Told for the batch: torch pads 1x1 images, a convolution without padding would not run."""
+@pytest.mark.parametrize(
+    ("split", "told"), [("validation", "the validation split"), ("calibration", "calibration split, batch 1")]
+)
+def test_one_batch_of_another_size(spec: Path, split: str, told: str) -> None:
+    """A convolution without padding does not take 1x1 images."""
     net = spec.parent / "net.py"
     net.write_text(NET.replace("nn.Conv2d(8, 8, 3, padding=1)", "nn.Conv2d(8, 8, 3)"))
-    told = str(failure(spec, "data.args={where: validation, bad: odd}"))
-    assert told.startswith(
-        "error[D707]: the validation split: the network does not take float32[8, 1, 1, 1]: RuntimeError"
-    )
+    text = str(failure(spec, f"data.args={{where: {split}, bad: odd}}"))
+    assert re.match(rf"error\[D707\]: {told}: the network does not take float32\[[28], 1, 1, 1\]: RuntimeError", text)
 
 
 def test_a_dataset_that_raises_names_split_batch_and_line(spec: Path) -> None:
