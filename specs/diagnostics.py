@@ -81,9 +81,9 @@ CODES: dict[str, str] = {
     "T207": "the traced graph does not compute what the model computes",
     "T208": "the traced graph runs at one batch size only",
     "T209": "a torch.export program cannot be read, or is not a network in eval mode",
-    # the channel graph
     "T210": "the network has tensors in half precision or complex ones",
     "T211": "a trained tensor holds NaN or infinity",
+    # the channel graph
     "G301": "nothing may be cut",
     "G302": "a glob of model.protect matches no layer",
     "G303": "a value of the cut network would not have the shape that its channels ask for",
@@ -123,8 +123,8 @@ CODES: dict[str, str] = {
     "D714": "a loss is not known, or takes no such argument",
     "D715": "no sample of a split has a label for a task",
     "D716": "a task's samples without a label cannot be told from those with one",
-    "D721": "a metric is not known",
     "D717": "memory ran out",
+    "D721": "a metric is not known",
     "D722": "a metric refuses its arguments or the values it is given",
     "D723": "it is not known whether higher values of a metric are better",
     # several processes
@@ -184,8 +184,8 @@ class Diagnostic:
         if place is None or not self.line.strip():
             return []
         number, column = place[1], int(place[2]) - 1
-        # a long line is cut around the column; control characters never reach the terminal
         room = _MAX_LINE - len(number) - len("   | ")
+        # a long line is cut around the column; control characters never reach the terminal
         start = max(0, min(column - room // 2, len(self.line) - room)) if len(self.line) > room else 0
         shown = "".join(c if c.isprintable() else " " for c in self.line[start : start + room])
         gutter = " " * len(number)

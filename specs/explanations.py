@@ -90,10 +90,10 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "use x.shape[0] wherever it is needed; export with a free batch size"),
     "T209": ("the file holds compiled code, pickled objects, several programs, or a network in train mode",
              "call model.eval(), export, and write it with torch.export.save"),
-    # the channel graph
     "T210": ("a checkpoint or a factory in bfloat16, float16 or complex numbers",
              "let the factory end with model.float(); what comes out can be converted back"),
     "T211": ("training that diverged, or a file that is damaged", "take an earlier checkpoint"),
+    # the channel graph
     "G301": ("every layer makes outputs of the network, is protected, or meets an operation that is not understood",
              "`pagcp inspect` lists the reasons; protect less, or change the operation at the line that is named"),
     "G302": ("a misspelled glob, or one of layers without channels", "take a name that `pagcp inspect` prints"),
@@ -155,8 +155,8 @@ EXPLAINED: dict[str, tuple[str, str]] = {
              "take the name of the hint, or give module:callable"),
     "D715": ("all labels of the split are missing for the task", "check missing, or sample a split that has some"),
     "D716": ("a target of several parts of which some lack", "give missing labels as None, or one tensor by task"),
-    "D721": ("a misspelled name; metrics are looked up in torchmetrics", "take the hint's, or module:callable"),
     "D717": ("batches, or what a network makes of them, that do not fit into memory", "lower data.batch_size"),
+    "D721": ("a misspelled name; metrics are looked up in torchmetrics", "take the hint's, or module:callable"),
     "D722": ("arguments that the class does not take, or outputs and targets of other shapes than it expects",
              "call the metric yourself on one batch"),
     "D723": ("a metric that does not say so itself", "add higher_is_better: true or false to the task"),
