@@ -46,7 +46,7 @@ class Arm:
 
 ARMS: Mapping[str, Arm] = {
     "published": Arm("the published procedure, its total found for the budget", ({"pagcp": PUBLISHED},)),
-    "ours": Arm("our default", ({"pagcp": OURS},)),
+    "ours": Arm("our default, and its repair in closed form", ({"pagcp": OURS}, "refit")),
     "total_6": Arm(
         "the published total", ({"pagcp": {**PUBLISHED, "total": 6, "stop": "tolerance"}},), budget=False, tuned=False
     ),

@@ -19,6 +19,8 @@ from bench.yolov5.environment import BOXES
 __all__ = ["Images", "collate", "datasets", "images"]
 
 GREY = 114
+HELD_OUT = 32
+"""Of the 128 training images: for calibration, which must be new to the network."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,24 @@ def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def datasets() -> dict[str, Images]:
-    """The training images, the same unmirrored for calibration, and the validation images."""
+    """Images to train on, others of COCO's training images to calibrate, and the validation images."""
     train = images("train")
-    return {"train": Images(train.pixels, train.boxes, True), "calibration": train, "validation": images("val")}
+    moving = Images(train.pixels, train.boxes, flips=True)
+    return {"train": moving, "calibration": images("calibration"), "validation": images("val")}
+
+
+def images(part: str) -> Images:
+    """96 images to train on ("train"), 32 to calibrate ("calibration"), 128 to validate ("val")."""
+    if part == "val":
+        return _stored(part)
+    whole = _stored("train")
+    chosen = slice(HELD_OUT) if part == "calibration" else slice(HELD_OUT, None)
+    return Images(whole.pixels[chosen], whole.boxes[chosen])
 
 
 @cache
-def images(part: str) -> Images:
-    """128 images of that part, train or val."""
+def _stored(part: str) -> Images:
+    """All 128 images of that part of the file, train or val."""
     with np.load(data_folder() / BOXES) as stored:
         data: dict[str, Any] = {key: stored[f"{part}_{key}"] for key in ("jpeg", "offsets", "boxes")}
     pixels, found = [], []

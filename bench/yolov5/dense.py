@@ -1,4 +1,4 @@
-"""The dense network: a YOLOv5n of two classes whose last layer is made anew for COCO's, fine-tuned on 128 images.
+"""The dense network: a YOLOv5n of two classes whose last layer is made anew for COCO's, fine-tuned on 96 images.
 
 First the last layer alone, on features that are computed once; then everything, by our own `finetune`.
 """
@@ -48,7 +48,7 @@ class Recipe:
     lr: float = 5e-4
     batch_size: int = 16
     seed: int = 0
-    version: int = 1
+    version: int = 2
 
 
 def dense(recipe: Recipe) -> tuple[Path, str]:
@@ -93,7 +93,7 @@ def started(fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[st
 def _train_head(model: nn.Module, recipe: Recipe) -> None:
     """Adam on the sum of the losses, the learning rate falling along a cosine."""
     last: Any = model.model[-1]
-    rows = [sample for train in (images("train"),) for sample in _twice(train)]
+    rows = _twice(images("train"))
     features = _features(model, [image for image, _ in rows])
     optimizer = torch.optim.AdamW(last.m.parameters(), lr=recipe.head_lr)
     steps, step = recipe.head_epochs * math.ceil(len(rows) / recipe.batch_size), 0
