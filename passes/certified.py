@@ -5,8 +5,8 @@ bracket or, where there is one end only, with the slope of the groups before; wh
 of it is bisected instead, and what that found is looked at on larger parts. Only evaluations decide: both neighbours
 are evaluated, going on from the parts. The ratio is the scan's wherever acceptance is monotone; a dip below it that was
 not looked at would have stopped the scan earlier, so the groups in which a smaller ratio was left out are counted as
-unknown. Where rulings come from a part of the samples, the ratio found is measured on all of them, the next smaller one
-taken if it fails, and the rejection of the next larger one looked at for longer.
+unknown. Where rulings come from a part of the samples, both are looked at for longer, and the ratio found is measured
+on all of them, the next smaller one taken if it fails.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SMALL, LARGE = 0.01, 100.0
 
 @dataclass(frozen=True)
 class Judge:
-    """What rules on cuts. `longer`: looks longer at the last rejection; `scouts`: say where to look first."""
+    """What rules on cuts. `longer`: looks longer at both ends in the end; `scouts`: say where to look first."""
 
     rule: Rule = full
     longer: Rule | None = None
@@ -120,6 +120,13 @@ class _Bracket:
         load = self.turn.load(self.rulings[number]) / self.turn.tolerance
         return self.cuts[number - 1].place, math.log(min(max(load, SMALL), LARGE))
 
+    def longer(self, number: int, judge: Judge) -> Rule | None:
+        """The rule that looks longer at that cut, once."""
+        if number in self.looked:
+            return None
+        self.looked.add(number)
+        return judge.longer
+
     def partly(self, number: int) -> bool:
         """Whether the ruling on that cut came from a part of the samples."""
         return number in self.rulings and self.rulings[number].samples is not None
@@ -166,12 +173,8 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
     while True:
         while bracket.high - bracket.low > 1:
             _evaluate(space, bracket, bracket.next(experience), judge.rule)
-        if bracket.partly(bracket.low):
-            _evaluate(space, bracket, bracket.low, full)
-            continue
-        if judge.longer is not None and bracket.partly(bracket.high) and bracket.high not in bracket.looked:
-            bracket.looked.add(bracket.high)
-            _evaluate(space, bracket, bracket.high, judge.longer)
+        if (close := _close(bracket, judge)) is not None:
+            _evaluate(space, bracket, *close)
             continue
         step = _step(space, bracket)
         met = step is not None and options.stop == "budget" and turn.enough(step)
@@ -180,6 +183,19 @@ def _find(space: Space, options: PagcpOptions, turn: Turn, experience: _Experien
         bracket.high += 1
     bracket.learn(experience)
     return _finding(bracket, step, met)
+
+
+def _close(bracket: _Bracket, judge: Judge) -> tuple[int, Rule] | None:
+    """The end of a closed bracket to look at more closely, and how.
+
+    What is accepted is measured on all samples in the end, which goes on from what was looked at: to look for longer
+    first costs nothing, and less where it fails.
+    """
+    low, high = bracket.low, bracket.high
+    if bracket.partly(low):
+        return low, bracket.longer(low, judge) or full
+    longer = bracket.longer(high, judge) if bracket.partly(high) else None
+    return None if longer is None else (high, longer)
 
 
 def _scouted(bracket: _Bracket, scouts: Sequence[Scout]) -> int:

@@ -130,7 +130,7 @@ class RacingRule:
     """A `Rule` that races. All rulings together are wrong with probability 1 - confidence at most.
 
     `decisions`: how many there can be in one search; the k-th search has the k-th share of the probability.
-    `floors`: by task, what its base is at least.
+    `floors`: by task, what its base is at least; `least`: samples that are looked at before a cut is accepted.
     """
 
     space: Sampled
@@ -139,10 +139,14 @@ class RacingRule:
     searches: int = 0
     floors: Mapping[str, float] = field(default_factory=dict)
     enough: int = ENOUGH
+    least: int = 0
 
     def longer(self) -> RacingRule:
-        """The same rule, which looks at more samples where it is close."""
-        return replace(self, enough=LONGER)
+        """The same rule, which looks at more samples where it is close, and at ENOUGH before it accepts.
+
+        A few samples with large losses make a mean: on the first few hundred a cut may look better than it is.
+        """
+        return replace(self, enough=LONGER, least=ENOUGH)
 
     @property
     def alpha(self) -> float:
@@ -171,7 +175,7 @@ class RacingRule:
             self.space.close(found.close / max(abs(base_loss), 1e-30))
             if found.refused:
                 return self._ruling(turn, seen, accepted=False)
-            accepted &= found.allowed
+            accepted &= found.allowed and seen[""].looked >= self.least
         return self._ruling(turn, seen, accepted=True) if accepted else None
 
     def _excess(self, task: str, new: Values, old: Values, allowed: float, total: int) -> Interval:
