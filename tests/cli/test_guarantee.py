@@ -57,8 +57,8 @@ def test_a_missed_guarantee_says_what_to_try(failed: CompileResult) -> None:
         f"hint: {', '.join(lacking)} fall{'s' if len(lacking) == 1 else ''} short; what was cut cost "
     )
     assert told.endswith(
-        "; try a larger budget (macs above 20%), finetune with more epochs or on_miss: back_off, which gives cuts back "
-        "until all hold"
+        "; try a larger budget (macs above 20.0%), finetune with more epochs or on_miss: back_off, which gives cuts "
+        "back until all hold"
     )
     assert told in compile_report(failed).replace("\n", " ")
 

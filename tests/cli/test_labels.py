@@ -122,5 +122,5 @@ def test_boxes_of_any_number_and_one_loss_for_all(tmp_path: Path, options: str) 
 
 def test_missing_labels_and_one_loss_for_all_need_a_collate_function(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "partly", "", "", losses="'net:losses'")
-    with pytest.raises(DataError, match=r"error\[D716\]: `losses` sees whole targets"):
+    with pytest.raises(DataError, match=r"error\[D716\]: net:losses sees whole targets"):
         compile_spec(load_spec(spec), tmp_path / "out")

@@ -117,7 +117,9 @@ def test_what_fails_in_one_process_ends_both_and_is_told_once(tmp_path: Path) ->
     data = {"factory": "few:broken", "batch_size": 32}
     spec = spec_file(tmp_path, data=data)
     first, second = launched(as_command("compile", spec.name, "-o", "out", cwd=tmp_path))
-    assert first.err == ("error[D704]: the calibration split raised OSError at batch 1: no such disk (in process 1)\n")
+    line = FEW.splitlines().index('            raise OSError("no such disk")') + 1
+    told = "the calibration split raised OSError at batch 1: no such disk (in process 1)"
+    assert first.err == f"few.py:{line}  error[D704]: {told}\n"
     assert second.err == ""
     assert (first.code, second.code, first.out, second.out) == (1, 1, "", "")
     assert not (tmp_path / "out").exists()

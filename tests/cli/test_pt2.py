@@ -168,7 +168,7 @@ def test_files_that_are_no_programs(tmp_path: Path) -> None:
     whole = (tmp_path / "net.pt2").read_bytes()
     (tmp_path / "net.pt2").write_bytes(b"weights")
     assert refused(spec) == (
-        "error[T209]: net.pt2 is not a torch.export program: File is not a zip file\n"
+        "error[T209]: net.pt2 is not a torch.export program: BadZipFile: File is not a zip file\n"
         "  hint: write it with torch.export.save(torch.export.export(model.eval(), inputs), path)"
     )
     (tmp_path / "net.pt2").write_bytes(whole[: len(whole) // 2])

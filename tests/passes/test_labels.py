@@ -160,7 +160,7 @@ def test_what_cannot_be_told_apart_is_refused():
     )
     joint = Task("seg", joint=lambda output, target: {"seg": output.sum()})
     assert failure(lambda: task_losses([joint], torch.ones(2), target)).startswith(
-        "error[D716]: `losses` sees whole targets, of which some samples lack a part\n  hint: data.collate"
+        "error[D716]: losses sees whole targets, of which some samples lack a part\n  hint: data.collate"
     )
 
 

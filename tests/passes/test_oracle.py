@@ -241,6 +241,7 @@ def test_a_part_is_the_first_samples_and_the_whole_goes_on_from_it(case, monkeyp
     state, batches = case.state, case.ctx.data["calibration"].cached()
     assert case.ctx.oracle.parts == ()  # 40 samples are not worth it
     monkeypatch.setattr("passes.oracle.SCOUTED", 10)
+    monkeypatch.setattr("passes.oracle.WORTH", 4)
     whole = RealOracle(case.ctx.tasks, batches)
     asked = state.program, state.channels, half(case)
     first = RealOracle(case.ctx.tasks, batches[:1]).losses(*asked)
