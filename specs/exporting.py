@@ -40,9 +40,7 @@ Opset = Annotated[int, AfterValidator(_opset), WithJsonSchema({"type": "integer"
 class OnnxOptions(Model):
     """How model.onnx is written."""
 
-    opset: Opset | None = Field(
-        default=None, description="version of ONNX's operators, 18 to 25; unset: torch's"
-    )
+    opset: Opset | None = Field(default=None, description="version of ONNX's operators, 18 to 25; unset: torch's")
     dynamic: Annotated[List[Axis], AfterValidator(_axes)] | None = Field(
         default=None, description="axes that must be free; unset: those that the network lets be free"
     )
