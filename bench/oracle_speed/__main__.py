@@ -84,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="calibration images")
     parser.add_argument("--steps", type=int, help="ratios of the grid")
     parser.add_argument("--total", type=float, help="the factor on a loss that all cuts together may reach")
-    parser.add_argument("--cache-mb", type=int, default=1024, help="memory for activations that are used again")
+    parser.add_argument("--cache-mb", type=int, default=512, help="memory for activations that are used again")
     parser.add_argument("--channels-last", action="store_true", help="measure with channels innermost in memory")
     parser.add_argument("--growth", action="store_true", help="how costs grow with images, groups and width")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
