@@ -238,19 +238,23 @@ def test_random_networks_are_cut_in_place_exactly():
     assert cuts > 6
 
 
+NO_PLAN = 'error[L802]: apply_plan takes a Plan, got a {kind}\n  hint: read it first: read_plan("out/plan.json")'
+NO_SHAPES = (
+    "error[T203]: apply_plan needs the shape of each input of the model, batch first\n"
+    "  hint: apply_plan(model, plan, [[1, 3, 224, 224]])"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((Plan,), "error[L802]: apply_plan takes a Plan, got a type\n  hint: read it first: read_plan"),
-        (("out/plan.json",), "error[L802]: apply_plan takes a Plan, got a str\n  hint: read it first: read_plan"),
-        (
-            (None,),
-            "error[T203]: apply_plan needs the shape of each input of the model, batch first\n  hint: apply_plan(",
-        ),
-        ((None, [1, 3, 6, 6]), "error[T203]: apply_plan needs the shape of each input"),
-        ((None, 6), "error[T203]: apply_plan needs the shape of each input"),
-        ((None, [[1, 3.5]]), "error[T203]: apply_plan needs the shape of each input"),
-        ((None, [[]]), "error[T203]: apply_plan needs the shape of each input"),
+        ((Plan,), NO_PLAN.format(kind="type")),
+        (("out/plan.json",), NO_PLAN.format(kind="str")),
+        ((None,), NO_SHAPES),
+        ((None, [1, 3, 6, 6]), NO_SHAPES),
+        ((None, 6), NO_SHAPES),
+        ((None, [[1, 3.5]]), NO_SHAPES),
+        ((None, [[]]), NO_SHAPES),
     ],
 )
 def test_a_call_that_cannot_be_meant(arguments, told):
@@ -260,9 +264,10 @@ def test_a_call_that_cannot_be_meant(arguments, told):
     plan = make_plan(program, channels, channels.all)
     with pytest.raises(PagcpError) as caught:
         apply_plan(net, *(plan if given is None else given for given in arguments))
-    assert str(caught.value).startswith(told)
+    assert str(caught.value) == told
 
 
 def test_what_is_no_module():
-    with pytest.raises(TraceError, match=r"apply_plan takes a torch\.nn\.Module, got a int"):
+    with pytest.raises(TraceError) as caught:
         apply_plan(3, None, [[1]])
+    assert str(caught.value) == "error[T202]: apply_plan takes a torch.nn.Module, got a int"
