@@ -165,9 +165,9 @@ def _pt2(folder: Path, inputs: list[TensorSpec]) -> tuple[Run, str]:
 
 
 def _onnx(folder: Path, inputs: list[TensorSpec]) -> tuple[Run, str]:
-    import onnxruntime as ort
+    from pagcp_ir.emit.onnx import opened
 
-    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = opened(folder / "model.onnx")
     takes = [each.name for each in session.get_inputs()]
     names = takes if len(takes) == len(inputs) else _parameters(folder)  # an input that nothing reads is not in it
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -22,7 +23,7 @@ from pagcp_ir.program import Program
 from specs.diagnostics import EmitError
 from specs.exporting import AXES, OnnxOptions
 
-__all__ = ["write"]
+__all__ = ["opened", "write"]
 
 FILE = "model.onnx"
 TOLERANCE = 1e-4
@@ -106,9 +107,7 @@ def _written(program: Program, exported: Exported, folder: Path, about: About, o
 
 def _runs(program: Program, path: Path, exported: Exported) -> Iterator[tuple[str, float]]:
     """The shapes of three inputs, and the error on each."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     names = [i.name for i in session.get_inputs()]
     given = [str(n.target) for n in program.module.graph.nodes if n.op == "placeholder"]
     for inputs in _examples(program, exported):
@@ -118,6 +117,15 @@ def _runs(program: Program, path: Path, exported: Exported) -> Iterator[tuple[st
         if len(expected) != len(actual):
             raise EmitError.one("E608", f"{FILE} has {len(actual)} outputs, the program {len(expected)}")
         yield ", ".join("x".join(map(str, x.shape)) for x in inputs), error_of(expected, actual)
+
+
+def opened(path: Path) -> Any:
+    """An onnxruntime session on the file, which raises what goes wrong and prints nothing."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _examples(program: Program, exported: Exported) -> Iterator[tuple[Tensor, ...]]:
