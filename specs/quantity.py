@@ -85,7 +85,7 @@ class Quantity:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
-            raise ValueError(f"a quantity must be finite, got {self.value}")
+            raise ValueError(f"must be finite, got {self.value}")
         if self.unit not in _UNITS:
             raise _unknown_unit(f"{self.value:g}", self.unit)
 
@@ -96,7 +96,7 @@ class Quantity:
             try:
                 return Quantity(float(text))
             except OverflowError:
-                raise ValueError("a quantity must be finite") from None
+                raise ValueError("must be finite") from None
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"must be a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got {shown(text)}")

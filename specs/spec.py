@@ -91,6 +91,7 @@ class Spec(Model):
     def conflicts(cls, given: Mapping[str, Any]) -> Iterable[Problem]:
         """Names that occur twice, and passes that lack what they need."""
         yield from _same_names(given)
+        yield from _same_formats(given)
         if given.get("on_miss") == "back_off" and not any(task.get("guarantee") for task in _tasks(given)):
             hint = "give a task a guarantee: {max_drop: 1pp}"
             yield Problem("S110", ": back_off needs a guarantee that can be missed", hint, ("on_miss",))
@@ -175,6 +176,16 @@ def _same_names(given: Mapping[str, Any]) -> Iterable[Problem]:
             hint = f"tasks[{seen[name]}] has it already"
             yield Problem("S111", f"must be unique, got {shown(name)} again", hint, ("tasks", index, "name"))
         seen.setdefault(name, index)
+
+
+def _same_formats(given: Mapping[str, Any]) -> Iterable[Problem]:
+    listed = given.get("export")
+    items = listed if isinstance(listed, (list, tuple)) else ()
+    formats = [next(iter(item), None) if isinstance(item, Mapping) else item for item in items]
+    for index, name in enumerate(formats):
+        if name in FORMATS and name in formats[:index]:
+            hint = f"export[{formats.index(name)}] asks for it already"
+            yield Problem("S111", f"must be unique, got {name} again", hint, ("export", index))
 
 
 def _without_loss(given: Mapping[str, Any], name: str) -> Iterable[Problem]:

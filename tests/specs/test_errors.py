@@ -380,6 +380,10 @@ CASES: dict[str, tuple[str | bytes, str]] = {
         GOOD + "budgets: {macs: a lot}\n",
         "face.yaml:4:17  error[S109]: budgets.macs must be a quantity such as 40%, 1pp, 1.2G, 20MB or 0.5, got 'a lot'",
     ),
+    "quantity that is no number": (
+        GOOD + "budgets: {macs: .nan}\n",
+        "face.yaml:4:17  error[S109]: budgets.macs must be finite, got nan",
+    ),
     "share of a metric": (
         GOOD + "tasks: [{name: a, metric: EER, guarantee: {at_least: 90%}}]\n",
         "face.yaml:4:54  error[S109]: tasks[0].guarantee.at_least must be a value in the metric's unit, got 90%\n"
