@@ -112,7 +112,7 @@ class Latency:
         best = min(self._found.values(), key=lambda found: found.load, default=None)
         if best is None or best.met:
             return
-        hint = "ask for less, or see with `pagcp bench` which layers take the time"
+        hint = "allow more time, or see with `pagcp bench` which layers take the time"
         told = f"the latency budget is out of reach: at most {best.at_most}, best reached {best.after:.4g} ms"
         spread = f"{best.ratio:.1%} ({best.low:.1%} to {best.high:.1%}) of {best.before:.4g} ms"
         raise PassError.one("P413", f"{told}, {spread}, as {best.backend} says", hint=hint)

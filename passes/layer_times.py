@@ -120,11 +120,15 @@ class TableTimes:
         points: dict[str, dict[tuple[float, float], float]] = defaultdict(dict)
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
+                rows = csv.DictReader(file, restval="")
+                lacking = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+                if lacking:
+                    raise ValueError(f"no column {', '.join(lacking)}")
+                for row in rows:
                     inputs, outputs, ms = (float(row[name]) for name in COLUMNS[1:])
                     points[row["layer"]][inputs, outputs] = ms
-        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            told = f"the table cannot be read: {type(error).__name__}: {error}"
+        except (OSError, ValueError, csv.Error) as error:
+            told = f"the table cannot be read: {error}"
             raise PassError.one(
                 "P414", told, str(path), f"columns {', '.join(COLUMNS)}, and numbers in them"
             ) from error
@@ -145,5 +149,6 @@ def _grid(layer: Layer, points: Mapping[tuple[float, float], float], path: Path)
     if not points or lacking or short:
         at = f"{lacking[0][0]:g} x {lacking[0][1]:g}" if lacking else f"{wide[0]} x {wide[1]}"
         why = f"layer `{layer.name}` at {at}" if points else f"layer `{layer.name}`"
-        raise PassError.one("P414", f"the table has no time of {why}", str(path))
+        hint = f"give it rows for all pairs of some numbers of inputs and outputs, {wide[0]} x {wide[1]} among them"
+        raise PassError.one("P414", f"the table has no time of {why}", str(path), hint)
     return _Grid(inputs, outputs, np.array([[points[a, b] for b in outputs] for a in inputs]))

@@ -127,7 +127,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "P412": ("the trainer built a model of its own, or changed layers", "train the model that it is given"),
     "P413": ("fewer channels save less time than MACs, or what may be cut is only a part of what takes time; the "
              "message tells the best that was reached",
-             "ask for less, protect less, or see with `pagcp bench` which layers take the time"),
+             "allow more time, protect less, or see with `pagcp bench` which layers take the time"),
     "P414": ("the command failed, or its last line of output ends with no number; the table lacks a layer, a column or "
              "a point of its grid",
              "run the command by hand on a model.onnx; give each layer rows for all pairs of widths"),

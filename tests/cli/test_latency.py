@@ -131,8 +131,9 @@ def test_a_table_gives_the_times_of_layers(tmp_path: Path) -> None:
     ("text", "told"),
     [
         (None, "the table has no time of layer `head`"),
-        ("layer,inputs,outputs\nstem,1,2\n", "the table cannot be read: KeyError: 'ms'"),
-        ("layer,inputs,outputs,ms\nstem,1,16,x\n", "the table cannot be read: ValueError: could not convert"),
+        ("layer,inputs,outputs\nstem,1,2\n", "the table cannot be read: no column ms"),
+        ("layer,inputs,outputs,ms\nstem,1,16,x\n", "the table cannot be read: could not convert"),
+        ("layer,inputs,outputs,ms\nstem,1,16\n", "the table cannot be read: could not convert"),
         ("layer,inputs,outputs,ms\nstem,1,8,1\n", "the table has no time of layer `stem` at 1 x 16"),
         ("layer,inputs,outputs,ms\nstem,1,16,1\nblock,1,16,1\nblock,16,8,1\n", "layer `block` at 1 x 8"),
     ],
