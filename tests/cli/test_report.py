@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +26,10 @@ from tests.running import pagcp
 
 
 @pytest.fixture(autouse=True)
-def unhidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def unhidden(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The network of this test's spec is found before that of the module's."""
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.startswith(tempfile.gettempdir())])
+    made = str(tmp_path_factory.getbasetemp())
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.startswith(made)])
 
 
 @pytest.fixture(scope="module")
