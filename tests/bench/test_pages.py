@@ -5,12 +5,13 @@ import json
 import pytest
 
 from bench import formats, recovery
-from bench.oracle_speed.__main__ import RESULTS, SHOWN, _table
+from bench.oracle_speed.__main__ import RESULTS, SHOWN, _growth_table, _table
 from bench.pages import PAGE, shown
 from bench.quick_quality.summary import tables
 
 MADE = {
     "oracle_speed": lambda found: _table(found),
+    "oracle_growth": lambda found: _growth_table(found),
     "quick_quality": lambda found: tables(found["cases"]),
 }
 FILES = {**{name: file for file, name in SHOWN.items()}, "quick_quality": "quick_quality"}
