@@ -82,6 +82,7 @@ def test_the_schema_accepts_parts_of_a_spec_that_extends_another(read: Read) -> 
 
 # mistakes that only the loader can see: YAML itself, files, and rules between fields
 UNDECIDABLE = {
+    "quantity that is no number",
     "backing off without a guarantee", "budget as a fraction", "budget of nothing", "confidence of the scan",
     "confidence with a share", "criterion without tasks", "factory and program", "grid descends",
     "grid of one step", "guarantee without metric", "key of an argument", "metrics as the authors' code measures",
